@@ -1,0 +1,12 @@
+"""The operations: arrays in, arrays out, no model. A documented contract for other front ends.
+
+Each operation is one file here (meaning, checks, plain-torch reference), one in csrc/ (CPU) and one in kernels/ (GPU), all
+with the same signature. CONTRACT_VERSION grows by one whenever an existing call would change its meaning.
+"""
+
+from .head_dot import head_dot
+from .head_norm import head_norm
+
+CONTRACT_VERSION = 1
+
+__all__ = ["CONTRACT_VERSION", "head_dot", "head_norm"]

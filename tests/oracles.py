@@ -1,0 +1,86 @@
+"""Truth in float64 that shares no code with ipfast: one autograd gradient a sample."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_loss(z: Tensor, y: Tensor, loss: str) -> Tensor:
+    """ℓ of one sample from its logits [C]; no batch reduction."""
+    if loss == "cross_entropy":
+        return F.cross_entropy(z, y)
+    if loss == "bce_with_logits":
+        return F.binary_cross_entropy_with_logits(z, y, reduction="sum")
+    return F.mse_loss(z, y)
+
+
+def per_sample_gradients(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss: str) -> Tensor:
+    """∇_(W,b) ℓ_i of every row, flattened: [N, C·d (+ C)], float64."""
+    h, w = h.double(), w.double().requires_grad_()
+    parameters = [w] if b is None else [w, b := b.double().requires_grad_()]
+    if loss != "cross_entropy":
+        y = y.double().reshape(h.shape[0], -1)
+    rows = []
+    for i in range(h.shape[0]):
+        value = sample_loss(F.linear(h[i], w, b), y[i], loss)
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)]))
+    return torch.stack(rows)
+
+
+def head_dot(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, g: Tensor, gb: Tensor | None, loss: str) -> Tensor:
+    """⟨query, ∇ℓ_i⟩ [N]."""
+    query = g.double().flatten()
+    if b is not None:
+        query = torch.cat([query, (torch.zeros(w.shape[0]) if gb is None else gb).double()])
+    return per_sample_gradients(h, y, w, b, loss) @ query
+
+
+def head_norm(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss: str) -> Tensor:
+    """‖∇ℓ_i‖² [N]."""
+    return per_sample_gradients(h, y, w, b, loss).square().sum(dim=1)
+
+
+def query_gradient(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss: str) -> Tensor:
+    """(1/M) Σ_v ∇ℓ_v, flattened."""
+    return per_sample_gradients(h, y, w, b, loss).mean(dim=0)
+
+
+def _bounds(h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """Σ_j |w_cj||h_ij| + |b_c|: what is added up in a logit. [N, C]"""
+    return h.double().abs() @ w.double().abs().T + (0 if b is None else b.double().abs())
+
+
+def head_dot_magnitude(
+    h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, g: Tensor, gb: Tensor | None, loss: str
+) -> Tensor:
+    """Σ|x||y| behind a score: the products in u, and the residual times u with the logits' own rounding. [N]"""
+    z = F.linear(h.double(), w.double(), None if b is None else b.double())
+    u = F.linear(h.double(), g.double(), None if gb is None else gb.double())
+    mz, mu = _bounds(h, w, b), _bounds(h, g, gb)
+    if loss == "cross_entropy":
+        p = z.softmax(dim=1)
+        rest = p.scatter(1, y[:, None], 0)
+        centred = (u - u.gather(1, y[:, None])).abs()
+        spread = mu + mu.gather(1, y[:, None])
+        return (rest * (spread + centred * (1 + 2 * mz.amax(dim=1, keepdim=True)))).sum(dim=1)
+    y = y.double().reshape(z.shape)
+    r = z.sigmoid() - y if loss == "bce_with_logits" else 2 / z.shape[1] * (z - y)
+    slope = z.sigmoid() * (1 - z.sigmoid()) if loss == "bce_with_logits" else torch.full_like(z, 2 / z.shape[1])
+    return (r.abs() * mu + slope * (mz + y.abs()) * u.abs() + r.abs() * u.abs()).sum(dim=1)
+
+
+def head_norm_magnitude(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss: str) -> Tensor:
+    """Σ|x||y| behind a squared norm. [N]"""
+    z = F.linear(h.double(), w.double(), None if b is None else b.double())
+    mz = _bounds(h, w, b)
+    size = h.double().square().sum(dim=1) + (b is not None)
+    if loss == "cross_entropy":
+        rest = z.softmax(dim=1).scatter(1, y[:, None], 0)
+        residual = rest.square().sum(dim=1) + rest.sum(dim=1).square()
+        return size * residual * (1 + 4 * mz.amax(dim=1))
+    y = y.double().reshape(z.shape)
+    r = z.sigmoid() - y if loss == "bce_with_logits" else 2 / z.shape[1] * (z - y)
+    slope = z.sigmoid() * (1 - z.sigmoid()) if loss == "bce_with_logits" else torch.full_like(z, 2 / z.shape[1])
+    return size * (r.square() + 2 * r.abs() * slope * (mz + y.abs())).sum(dim=1)

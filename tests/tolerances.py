@@ -1,0 +1,42 @@
+"""Every tolerance of the test suite, and the one rule they come from.
+
+    |kernel − truth| ≤ 2·|same-dtype reference − truth| + SLACK·eps·Σ|x||y|
+
+truth is computed in float64 by an oracle of tests/oracles.py; the same-dtype reference is plain torch; Σ|x||y| is the sum of
+the absolute values of what is added up, so that the rule allows the rounding of the sums and nothing else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SLACK = 2.0
+FLOAT64_RELATIVE = 1e-10
+"""Largest relative error of a float64 computation against per-sample autograd in float64."""
+CONFIDENT_RELATIVE = 1e-4
+"""Largest relative error on a sample whose own class has probability 1 − 1e-8."""
+BATCH_RELATIVE = 1e-6
+"""Largest relative difference between batch sizes."""
+
+
+def assert_within_rule(kernel: Tensor, truth: Tensor, reference: Tensor, magnitude: Tensor, eps: float) -> None:
+    """Assert the rule elementwise; the message names the worst element."""
+    kernel, truth, reference, magnitude = (t.detach().cpu().double() for t in (kernel, truth, reference, magnitude))
+    allowed = 2 * (reference - truth).abs() + SLACK * eps * magnitude
+    error = (kernel - truth).abs()
+    excess = torch.where(torch.isfinite(kernel), error - allowed, torch.full_like(error, torch.inf))
+    worst = int(excess.argmax())
+    assert excess[worst] <= 0, (
+        f"element {worst}: kernel {kernel[worst]:.9g}, truth {truth[worst]:.9g}, reference {reference[worst]:.9g}; "
+        f"error {error[worst]:.3g} exceeds {allowed[worst]:.3g}"
+    )
+
+
+def assert_relative(got: Tensor, truth: Tensor, relative: float) -> None:
+    """Assert |got − truth| ≤ relative·|truth| elementwise, with the mean magnitude as a floor where truth is nearly zero."""
+    got, truth = got.detach().cpu().double(), truth.detach().cpu().double()
+    floor = 1e-3 * truth.abs().mean()
+    error = (got - truth).abs() / torch.maximum(truth.abs(), floor)
+    worst = int(error.argmax())
+    assert error[worst] <= relative, f"element {worst}: got {got[worst]:.17g}, truth {truth[worst]:.17g}, relative {error[worst]:.3g}"
