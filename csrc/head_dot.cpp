@@ -1,0 +1,76 @@
+// Choice of the instruction set, packing of small heads, threads.
+#include "head_dot.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+
+#include "instruction_set.hpp"
+#include "parallel.hpp"
+
+namespace ipfast {
+namespace {
+
+// Rows that one thread takes at a time: enough to make the draw cheap, few enough to share out evenly.
+constexpr int64_t kGrainRows = 16 * kBlockRows;
+
+HeadKernels kernels(const std::string& isa) {
+    const auto available = instruction_sets();
+    const std::string name = isa == "auto" ? available.front() : isa;
+    if (std::find(available.begin(), available.end(), name) == available.end()) {
+        std::string names;
+        for (const auto& other : available) names += (names.empty() ? "" : ", ") + other;
+        throw std::invalid_argument("isa: expected \"auto\" or one of " + names + "; got " + isa +
+                                    ", which this processor or build does not have");
+    }
+#if IPFAST_X86_VECTORS
+    if (name == "avx512") return head_kernels_avx512();
+    if (name == "avx2") return head_kernels_avx2();
+#endif
+    return head_kernels_portable();
+}
+
+void run(const HeadKernels& kernels, const HeadArguments<float>& a, int64_t begin, int64_t end, float* w) { kernels.f32(a, begin, end, w); }
+void run(const HeadKernels& kernels, const HeadArguments<double>& a, int64_t begin, int64_t end, double* w) { kernels.f64(a, begin, end, w); }
+
+template <class T>
+void score(HeadArguments<T> a, int threads, const std::string& isa) {
+    const HeadKernels chosen = kernels(isa);
+    const int64_t matrix = a.classes * a.width;
+    std::vector<T> stacked;
+    if ((a.query ? 2 : 1) * matrix * static_cast<int64_t>(sizeof(T)) <= kPackBytes && a.classes <= kClassTile) {
+        stacked.assign(a.weight, a.weight + matrix);
+        if (a.query) stacked.insert(stacked.end(), a.query, a.query + matrix);
+        a.stacked = stacked.data();
+    }
+    const int64_t tile = std::min(a.classes, kClassTile);
+    const bool convert = a.storage == Storage::f16 || a.storage == Storage::bf16;
+    const int64_t workspace = (2 * tile + 5 + (convert ? a.width : 0)) * kBlockRows;
+    parallel_rows(a.rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
+        // Lanes past the last row of a short block are computed and thrown away; they must not be traps of uninitialised memory.
+        thread_local std::vector<T> memory;
+        if (static_cast<int64_t>(memory.size()) < workspace) memory.assign(static_cast<size_t>(workspace), T(0));
+        run(chosen, a, begin, end, memory.data());
+    });
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+#if IPFAST_X86_VECTORS
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        names.emplace_back("avx512");
+    if (avx2) names.emplace_back("avx2");
+#endif
+    names.emplace_back("portable");
+    return names;
+}
+
+void head_scores(const HeadArguments<float>& a, int threads, const std::string& isa) { score(a, threads, isa); }
+void head_scores(const HeadArguments<double>& a, int threads, const std::string& isa) { score(a, threads, isa); }
+
+}  // namespace ipfast
