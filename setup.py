@@ -29,9 +29,7 @@ def extensions() -> list:
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cpp"))
     headers = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.hpp"))
     return [
-        Pybind11Extension(
-            "ipfast._C", sources, depends=headers, include_dirs=["csrc"], cxx_std=17, extra_compile_args=flags
-        )
+        Pybind11Extension("ipfast._C", sources, depends=headers, include_dirs=["csrc"], cxx_std=17, extra_compile_args=flags)
     ]
 
 

@@ -1,0 +1,51 @@
+"""ipfast: which training samples help a model and which hurt it, from exact gradient inner products.
+
+>>> import ipfast
+>>> # scores = ipfast.score(model, train, val)           IP at the last layer, cross-entropy
+>>> # scores.lowest(0.05)                                the 5 % most detrimental samples
+>>> # keep = ipfast.curate.trim(scores, 0.05)            indices to train on again
+"""
+
+from . import curate, losses, ops
+from .curvature import Identity
+from .dispatch import select_backend
+from .errors import (
+    InputError,
+    InputTypeError,
+    IpfastError,
+    IpfastWarning,
+    MissingFileError,
+    NonFiniteError,
+    UnavailableError,
+)
+from .methods import Control, Method
+from .points import Final
+from .query import Query, query
+from .score import Scorer, score
+from .scores import Scores
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Control",
+    "Final",
+    "Identity",
+    "InputError",
+    "InputTypeError",
+    "IpfastError",
+    "IpfastWarning",
+    "Method",
+    "MissingFileError",
+    "NonFiniteError",
+    "Query",
+    "Scorer",
+    "Scores",
+    "UnavailableError",
+    "__version__",
+    "curate",
+    "losses",
+    "ops",
+    "query",
+    "score",
+    "select_backend",
+]

@@ -21,9 +21,7 @@ def check_choice(where: str, argument: str, value: object, allowed: Iterable[str
     if value not in names:
         near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"{where}: expected {argument} to be one of {', '.join(map(repr, names))}; got {value!r}.{hint}"
-        )
+        raise InputError(f"{where}: expected {argument} to be one of {', '.join(map(repr, names))}; got {value!r}.{hint}")
     return value
 
 

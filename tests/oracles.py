@@ -52,9 +52,7 @@ def _bounds(h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     return h.double().abs() @ w.double().abs().T + (0 if b is None else b.double().abs())
 
 
-def head_dot_magnitude(
-    h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, g: Tensor, gb: Tensor | None, loss: str
-) -> Tensor:
+def head_dot_magnitude(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, g: Tensor, gb: Tensor | None, loss: str) -> Tensor:
     """Σ|x||y| behind a score: the products in u, and the residual times u with the logits' own rounding. [N]"""
     z = F.linear(h.double(), w.double(), None if b is None else b.double())
     u = F.linear(h.double(), g.double(), None if gb is None else gb.double())

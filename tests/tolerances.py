@@ -39,4 +39,6 @@ def assert_relative(got: Tensor, truth: Tensor, relative: float) -> None:
     floor = 1e-3 * truth.abs().mean()
     error = (got - truth).abs() / torch.maximum(truth.abs(), floor)
     worst = int(error.argmax())
-    assert error[worst] <= relative, f"element {worst}: got {got[worst]:.17g}, truth {truth[worst]:.17g}, relative {error[worst]:.3g}"
+    assert error[worst] <= relative, (
+        f"element {worst}: got {got[worst]:.17g}, truth {truth[worst]:.17g}, relative {error[worst]:.3g}"
+    )

@@ -1,0 +1,19 @@
+"""What `train` and `val` may be (readers), and where scores go (writers)."""
+
+from .files import read_arrays, read_head
+from .rows import Rows
+from .sources import ArraySource, LoaderSource, Source, open_source, same_data
+from .writers import check_output, write_table
+
+__all__ = [
+    "ArraySource",
+    "LoaderSource",
+    "Rows",
+    "Source",
+    "check_output",
+    "open_source",
+    "read_arrays",
+    "read_head",
+    "same_data",
+    "write_table",
+]

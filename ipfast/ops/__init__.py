@@ -4,9 +4,10 @@ Each operation is one file here (meaning, checks, plain-torch reference), one in
 with the same signature. CONTRACT_VERSION grows by one whenever an existing call would change its meaning.
 """
 
+from ._head import BLOCK_ROWS
 from .head_dot import head_dot
 from .head_norm import head_norm
 
 CONTRACT_VERSION = 1
 
-__all__ = ["CONTRACT_VERSION", "head_dot", "head_norm"]
+__all__ = ["BLOCK_ROWS", "CONTRACT_VERSION", "head_dot", "head_norm"]

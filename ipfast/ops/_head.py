@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError, InputTypeError
 from ..registry import check_choice
+from . import labels as label_checks
 
 LOSSES = ("cross_entropy", "bce_with_logits", "mse")
 BLOCK_ROWS = 2048
@@ -66,56 +67,6 @@ def vector(where: str, argument: str, value: Any, size: int) -> Tensor:
     return result
 
 
-def class_labels(where: str, value: Tensor, rows: int, classes: int) -> Tensor:
-    """Hard labels [N] as int64, each in 0..C-1."""
-    if value.dim() != 1 or value.shape[0] != rows:
-        raise InputError(
-            f"{where}: expected labels of shape [{rows}], one class a row of features; got {list(value.shape)}."
-        )
-    if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
-        raise InputTypeError(
-            f"{where}: expected integer labels for cross_entropy; got {value.dtype}. Convert them with .long() if they "
-            "are class numbers; soft targets are not supported by this loss."
-        )
-    value = value.long()
-    if rows:
-        low, high = (int(bound) for bound in torch.aminmax(value))
-        if low < 0 or high >= classes:
-            bad = low if low < 0 else high
-            row = int((value == bad).nonzero()[0])
-            hint = " Are the labels one-based?" if low == 1 and high == classes else ""
-            raise InputError(
-                f"{where}: expected labels in 0..{classes - 1} for {classes} classes; got {bad} at row {row}.{hint} "
-                "Correct or drop such rows."
-            )
-    return value
-
-
-def targets(where: str, value: Tensor, rows: int, outputs: int, loss: str) -> Tensor:
-    """Targets [N, C] of an elementwise loss; [N] is taken for C = 1."""
-    if value.dim() == 1 and outputs == 1:
-        value = value[:, None]
-    if value.dim() != 2 or tuple(value.shape) != (rows, outputs):
-        raise InputError(
-            f"{where}: expected labels of shape [{rows}, {outputs}], the targets of {loss}; got {list(value.shape)}."
-        )
-    if loss == "bce_with_logits" and rows:
-        low, high = (float(bound) for bound in torch.aminmax(value.to(torch.float64)))
-        if not (low >= 0 and high <= 1):
-            bad = ~((value >= 0) & (value <= 1)).all(dim=1)
-            raise InputError(
-                f"{where}: expected labels between 0 and 1 for bce_with_logits; got {low:g}..{high:g}, first at row "
-                f"{int(bad.nonzero()[0])}. Map them to 0 and 1."
-            )
-    if loss == "mse" and rows and value.dtype.is_floating_point:
-        finite = torch.isfinite(value).all(dim=1)
-        if not bool(finite.all()):
-            raise InputError(
-                f"{where}: expected finite labels for mse; got NaN or infinity at row {int((~finite).nonzero()[0])}."
-            )
-    return value
-
-
 def head(where: str, features: Any, labels: Any, weight: Any, bias: Any, loss: str) -> Head:
     """Check the arguments of a head and bring them to one device and dtype."""
     check_choice(where, "loss", loss, LOSSES)
@@ -135,9 +86,9 @@ def head(where: str, features: Any, labels: Any, weight: Any, bias: Any, loss: s
     b = None if bias is None else vector(where, "bias", bias, classes).to(device, dtype).contiguous()
     y = tensor(where, "labels", labels)
     if loss == "cross_entropy":
-        y = class_labels(where, y, h.shape[0], classes).to(device).contiguous()
+        y = label_checks.class_labels(where, y, h.shape[0], classes).to(device).contiguous()
     else:
-        y = targets(where, y, h.shape[0], classes, loss).to(device, dtype).contiguous()
+        y = label_checks.targets(where, y, h.shape[0], classes, loss).to(device, dtype).contiguous()
     return Head(h, y, w.to(device, dtype).contiguous(), b)
 
 

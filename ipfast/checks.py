@@ -1,0 +1,67 @@
+"""Checks of what users pass in, made before any work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import InputError, InputTypeError, MissingFileError
+
+_ACTS_IN_TRAINING = (
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.RReLU,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+)
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    """Whether a module computes something else in train mode than in eval mode."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+        return bool(module.dropout)
+    return isinstance(module, _ACTS_IN_TRAINING) and not isinstance(module, nn.TransformerEncoderLayer)
+
+
+def check_evaluation_mode(where: str, model: nn.Module) -> None:
+    """Refuse a model in which a layer would drop out, or couple the samples of a batch, while scoring."""
+    for name, module in model.named_modules():
+        if module.training and _acts_in_training(module):
+            raise InputError(
+                f"{where}: expected model in eval mode; {name or 'it'} ({type(module).__name__}) is in train mode, where "
+                "scores would depend on chance or on the other samples of a batch. Call model.eval() first."
+            )
+
+
+def check_finite_parameters(where: str, **parameters: torch.Tensor | None) -> None:
+    """Refuse NaN or infinity in the head: every score would be NaN and no row at fault."""
+    for name, value in parameters.items():
+        if value is not None and not bool(torch.isfinite(value).all()):
+            raise InputError(f"{where}: expected a finite {name} of the head; got NaN or infinity. Did training diverge?")
+
+
+def existing_file(where: str, argument: str, path: str | os.PathLike[str]) -> Path:
+    """`path` as a Path to a file that is there."""
+    result = Path(path)
+    if not result.exists():
+        raise MissingFileError(f"{where}: expected {argument} to be a file; {str(result)!r} does not exist.")
+    if not result.is_file():
+        raise InputError(f"{where}: expected {argument} to be a file; {str(result)!r} is a folder.")
+    return result
+
+
+def positive_integer(where: str, argument: str, value: Any) -> int:
+    """`value` as an integer of at least one."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputTypeError(f"{where}: expected {argument} to be a positive integer; got {type(value).__name__}.")
+    number = int(value.__index__())
+    if number < 1:
+        raise InputError(f"{where}: expected {argument} to be a positive integer; got {number}.")
+    return number

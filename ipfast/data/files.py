@@ -1,0 +1,132 @@
+"""Arrays from .npy, .npz and .safetensors files. Nothing is unpickled, large arrays are memory-mapped."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..checks import existing_file
+from ..errors import InputError
+
+_MAPPABLE = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
+
+
+def read_npy(where: str, argument: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """The array of an .npy file, memory-mapped."""
+    file = existing_file(where, argument, path)
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(
+            f"{where}: expected {argument} to be an .npy file of numbers; {str(file)!r} cannot be read ({error}). "
+            "Save it with numpy.save and a numeric dtype."
+        ) from error
+
+
+def read_named(where: str, argument: str, path: str | os.PathLike[str], names: tuple[str, ...]) -> dict[str, Any]:
+    """Some arrays of an .npz or .safetensors file, by name; a name that ends in "?" may be absent."""
+    file = existing_file(where, argument, path)
+    if file.suffix == ".npz":
+        found = _read_npz(where, argument, file)
+    elif file.suffix == ".safetensors":
+        found = _read_safetensors(where, argument, file)
+    else:
+        raise InputError(
+            f"{where}: expected {argument} to be an .npz or .safetensors file; got {file.name!r}. "
+            "Save the arrays with numpy.savez or safetensors."
+        )
+    result = {}
+    for name in names:
+        key = name.rstrip("?")
+        if key in found:
+            result[key] = found[key]
+        elif not name.endswith("?"):
+            raise InputError(
+                f"{where}: expected {argument} to hold {key!r}; {file.name!r} holds {', '.join(sorted(found)) or 'nothing'}. "
+                "Rename the array."
+            )
+    return result
+
+
+def _read_npz(where: str, argument: str, file: Path) -> dict[str, Any]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{where}: expected {argument} to be an .npz file of numbers; {str(file)!r} cannot be read ({error})."
+        ) from error
+
+
+def _read_safetensors(where: str, argument: str, file: Path) -> dict[str, Any]:
+    """Arrays as memory maps where NumPy has the dtype (it lacks bfloat16), so that a large file stays on disk."""
+    try:
+        with safe_open(str(file), framework="pt") as archive:  # checks the header and the offsets
+            other = {
+                name: archive.get_tensor(name)
+                for name in archive.keys()  # noqa: SIM118 (not a dict)
+                if archive.get_slice(name).get_dtype() not in _MAPPABLE
+            }
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{where}: expected {argument} to be a .safetensors file; {str(file)!r} cannot be read ({error})."
+        ) from error
+    with open(file, "rb") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(size))
+    result: dict[str, Any] = dict(other)
+    for name, entry in header.items():
+        if name == "__metadata__" or name in other:
+            continue
+        dtype, shape = _MAPPABLE[entry["dtype"]], tuple(entry["shape"])
+        if 0 in shape or not shape:
+            result[name] = np.zeros(shape, dtype)
+        else:
+            result[name] = np.memmap(file, dtype, mode="r", offset=8 + size + entry["data_offsets"][0], shape=shape)
+    return result
+
+
+def read_arrays(where: str, argument: str, path: str | os.PathLike[str]) -> tuple[Any, Any]:
+    """(features, labels) of an .npz or .safetensors file."""
+    if Path(path).suffix == ".npy":
+        raise InputError(
+            f"{where}: expected {argument} to hold features and labels; {Path(path).name!r} is a single array. "
+            "Pass a pair: (features.npy, labels.npy)."
+        )
+    arrays = read_named(where, argument, path, ("features", "labels"))
+    return arrays["features"], arrays["labels"]
+
+
+def read_head(where: str, path: str | os.PathLike[str]) -> torch.nn.Linear:
+    """A linear head from a .safetensors or .npz file: `weight` [C, d] and, if there, `bias` [C]."""
+    arrays = read_named(where, "head", path, ("weight", "bias?"))
+    weight = _parameter(where, path, "weight", arrays["weight"], 2)
+    bias = _parameter(where, path, "bias", arrays["bias"], 1) if "bias" in arrays else None
+    if bias is not None and bias.shape[0] != weight.shape[0]:
+        raise InputError(f"{where}: expected a bias of {weight.shape[0]} classes like the weight in head; got {bias.shape[0]}.")
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear.requires_grad_(False).eval()
+
+
+def _parameter(where: str, path: str | os.PathLike[str], name: str, found: Any, dimensions: int) -> Tensor:
+    value: Tensor = found if isinstance(found, Tensor) else torch.from_numpy(np.array(found))
+    if value.dim() != dimensions or not value.dtype.is_floating_point:
+        shape = "[C, d]" if dimensions == 2 else "[C]"
+        raise InputError(
+            f"{where}: expected {name} of shape {shape} and a floating-point dtype in head; {Path(path).name!r} has "
+            f"{list(value.shape)} {value.dtype}."
+        )
+    return value

@@ -1,0 +1,162 @@
+"""What `train` and `val` may be: pairs of arrays or paths, Datasets, DataLoaders. Always read in order."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from ..errors import InputError, InputTypeError
+from .files import read_arrays, read_npy
+from .rows import Rows
+
+_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+class Source(ABC):
+    """Samples in a fixed order, as (inputs, labels)."""
+
+    rows: int | None
+    """Number of samples; None for a stream of unknown length."""
+
+    @abstractmethod
+    def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
+        """(inputs, labels) in order; `size` rows each where the source does not come with its own batches."""
+
+
+class ArraySource(Source):
+    """Inputs [N, ...] and labels [N] or [N, C], addressed by row."""
+
+    def __init__(self, where: str, argument: str, inputs: Any, labels: Any) -> None:
+        self.inputs = Rows(where, f"{argument} features", _from_path(where, argument, inputs))
+        self.labels = _label_array(where, argument, _from_path(where, argument, labels))
+        if not self.inputs.shape:
+            raise InputError(f"{where}: expected {argument} features of shape [N, d]; got a single number.")
+        self.rows = self.inputs.shape[0]
+        if len(self.labels) != self.rows:
+            raise InputError(
+                f"{where}: expected as many labels as features in {argument}; got {self.rows} rows of features and "
+                f"{len(self.labels)} labels. Check that both come from the same samples."
+            )
+        if self.rows == 0:
+            raise InputError(f"{where}: expected at least one sample in {argument}; it is empty.")
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Any]]:
+        for start, block in self.inputs.blocks(size):
+            yield block, self.labels[start : start + len(block)]
+
+
+class LoaderSource(Source):
+    """Batches of a DataLoader, as it makes them."""
+
+    def __init__(self, where: str, argument: str, loader: DataLoader[Any]) -> None:
+        self.where, self.argument, self.loader = where, argument, loader
+        self.rows = None if isinstance(loader.dataset, IterableDataset) else len(loader.dataset)  # type: ignore[arg-type]
+        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        if isinstance(sampler, _SHUFFLING) or (isinstance(sampler, DistributedSampler) and sampler.shuffle):
+            raise InputError(
+                f"{where}: expected {argument} to be a DataLoader that keeps the order of its data; it shuffles "
+                f"({type(sampler).__name__}), so scores could not be matched to samples. Build it with shuffle=False."
+            )
+        if self.rows == 0:
+            raise InputError(f"{where}: expected at least one sample in {argument}; it is empty.")
+        if loader.drop_last and self.rows is not None and self.rows % (loader.batch_size or 1):
+            raise InputError(
+                f"{where}: expected {argument} to be a DataLoader over all samples; drop_last=True leaves out "
+                f"{self.rows % (loader.batch_size or 1)} of {self.rows}. Build it with drop_last=False."
+            )
+        if self.rows is not None and isinstance(sampler, Sized):
+            self.rows = len(sampler)
+
+    def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
+        for batch in self.loader:
+            yield split_batch(self.where, self.argument, batch)
+
+
+def split_batch(where: str, argument: str, batch: Any) -> tuple[Any, Any]:
+    """(inputs, labels) of one batch: the last element is the labels, the ones before it are the model's arguments."""
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
+    if isinstance(batch, Mapping):
+        raise InputTypeError(
+            f"{where}: expected batches of {argument} to be tuples (inputs, labels); got a dictionary with the keys "
+            f"{', '.join(map(str, batch))}. Wrap the data set to return tuples."
+        )
+    raise InputTypeError(f"{where}: expected batches of {argument} to be tuples (inputs, labels); got {type(batch).__name__}.")
+
+
+def open_source(where: str, argument: str, data: Any, *, batch_size: int) -> Source:
+    """A Source over any of the accepted kinds of data."""
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        return ArraySource(where, argument, *read_arrays(where, argument, data))
+    if isinstance(data, (tuple, list)):
+        if len(data) != 2:
+            raise InputError(f"{where}: expected {argument} to be a pair (features, labels); got {len(data)} elements.")
+        return ArraySource(where, argument, data[0], data[1])
+    if isinstance(data, DataLoader):
+        return LoaderSource(where, argument, data)
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return LoaderSource(where, argument, DataLoader(data, batch_size=batch_size, shuffle=False))
+    raise InputTypeError(
+        f"{where}: expected {argument} to be a pair (features, labels), a Dataset, a DataLoader, or a path to an .npz or "
+        f".safetensors file; got {type(data).__name__}."
+    )
+
+
+def same_data(one: Any, other: Any) -> bool:
+    """Whether two data arguments are the same samples: the same object, or pairs over the same memory."""
+    if one is other:
+        return True
+    if isinstance(one, (str, os.PathLike)) and isinstance(other, (str, os.PathLike)):
+        return Path(one).resolve() == Path(other).resolve()
+    if isinstance(one, DataLoader) and isinstance(other, DataLoader):
+        return one.dataset is other.dataset
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)) and len(one) == len(other) == 2:
+        return _memory(one[0]) is not None and _memory(one[0]) == _memory(other[0])
+    return False
+
+
+def _memory(array: Any) -> tuple[Any, ...] | None:
+    if isinstance(array, Tensor):
+        return array.data_ptr(), tuple(array.shape)
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data, array.shape
+    return (str(array),) if isinstance(array, (str, os.PathLike)) else None
+
+
+def _from_path(where: str, argument: str, value: Any) -> Any:
+    return read_npy(where, argument, value) if isinstance(value, (str, os.PathLike)) else value
+
+
+def _label_array(where: str, argument: str, labels: Any) -> Any:
+    """Labels as a tensor, or as a NumPy array of names; small enough to be held whatever the features are."""
+    if isinstance(labels, Tensor):
+        return labels.detach()
+    if hasattr(labels, "to_numpy"):
+        labels = labels.to_numpy()
+    try:
+        labels = np.array(labels)
+    except (TypeError, ValueError) as error:
+        raise InputTypeError(f"{where}: expected {argument} labels to be an array; {error}.") from error
+    if labels.ndim == 0:
+        raise InputError(f"{where}: expected {argument} labels of shape [N]; got a single value.")
+    if labels.dtype.kind == "u":
+        labels = labels.astype(np.int64)
+    return torch.from_numpy(labels.astype(labels.dtype.newbyteorder("="))) if labels.dtype.kind in "fib" else labels

@@ -1,0 +1,84 @@
+"""Fitted scikit-learn linear classifiers as heads: weights, the loss they were fitted with, and their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, InputTypeError
+
+
+@dataclass(frozen=True)
+class EstimatorLabels:
+    """Labels as the estimator knows them (classes_) -> labels as its loss takes them."""
+
+    classes: np.ndarray
+    form: str  # "index": class numbers; "binary": 0/1 of the second class; "one_hot"; "signs": ±1, one-against-rest
+
+    def __call__(self, where: str, labels: Any) -> Tensor:
+        labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+        if labels.ndim != 1:
+            raise InputError(f"{where}: expected labels of shape [N] for a scikit-learn classifier; got {list(labels.shape)}.")
+        known = np.isin(labels, self.classes)
+        if not known.all():
+            row = int(np.argmin(known))
+            raise InputError(
+                f"{where}: expected labels among the classes of the fitted estimator "
+                f"({', '.join(map(str, self.classes[:10]))}{', …' if len(self.classes) > 10 else ''}); got "
+                f"{labels[row]!r} at row {row}. Drop such rows or fit with all classes."
+            )
+        index = torch.from_numpy(np.searchsorted(self.classes, labels).astype(np.int64))
+        if self.form == "index":
+            return index
+        if len(self.classes) == 2:
+            each = index[:, None].double()
+        else:
+            each = torch.nn.functional.one_hot(index, len(self.classes)).double()
+        return 2 * each - 1 if self.form == "signs" else each
+
+
+def is_estimator(model: Any) -> bool:
+    """Whether a model looks like a scikit-learn classifier; scikit-learn itself need not be installed."""
+    return not isinstance(model, torch.nn.Module) and hasattr(model, "get_params") and hasattr(model, "fit")
+
+
+def read_estimator(where: str, model: Any) -> tuple[Tensor, Tensor | None, str, EstimatorLabels]:
+    """(weight [C, d], bias [C], loss, label encoding) of a fitted linear classifier."""
+    name = type(model).__name__
+    if hasattr(model, "steps"):
+        raise InputTypeError(
+            f"{where}: expected a linear classifier; got a {name}. Score its last step on the transformed data: "
+            "score(pipe[-1], (pipe[:-1].transform(X), y), (pipe[:-1].transform(X_val), y_val))."
+        )
+    loss, form = _training_loss(where, model, name)
+    missing = [attribute for attribute in ("coef_", "intercept_", "classes_") if not hasattr(model, attribute)]
+    if missing:
+        raise InputError(f"{where}: expected a fitted estimator; this {name} has no {missing[0]}. Call its fit first.")
+    coefficients = np.atleast_2d(np.asarray(model.coef_, dtype=np.float64))
+    intercept = np.broadcast_to(np.asarray(model.intercept_, dtype=np.float64), (len(coefficients),))
+    if np.asarray(model.classes_).ndim != 1 or isinstance(model.classes_, list):
+        raise InputTypeError(f"{where}: expected a classifier with one label a sample; this {name} has several.")
+    if loss == "cross_entropy" and len(coefficients) == 1:
+        loss, form = "bce_with_logits", "binary"
+    bias = torch.tensor(intercept) if getattr(model, "fit_intercept", True) else None
+    return torch.tensor(coefficients), bias, loss, EstimatorLabels(np.asarray(model.classes_), form)
+
+
+def _training_loss(where: str, model: Any, name: str) -> tuple[str, str]:
+    """The loss an estimator minimises, and the labels that loss takes."""
+    if name in ("LogisticRegression", "LogisticRegressionCV"):
+        return "cross_entropy", "index"
+    if name == "SGDClassifier" and model.loss == "log_loss":
+        return "bce_with_logits", "one_hot"
+    if name in ("RidgeClassifier", "RidgeClassifierCV"):
+        return "mse", "signs"
+    if name == "SGDClassifier":
+        name = f"SGDClassifier(loss={model.loss!r})"
+    raise InputTypeError(
+        f"{where}: expected LogisticRegression, LogisticRegressionCV, SGDClassifier(loss='log_loss') or RidgeClassifier; "
+        f"got {name}. For other models copy the weights to an nn.Linear and name its loss."
+    )

@@ -1,0 +1,180 @@
+"""The last linear layer of a model, and the features that go into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_evaluation_mode, check_finite_parameters
+from ..errors import InputError, InputTypeError
+from .estimators import EstimatorLabels, is_estimator, read_estimator
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """z = W h + b with h = backbone(inputs); without a backbone the inputs are the features.
+
+    Attributes:
+        weight: W [C, d]. bias: b [C] or None.
+        backbone: the whole model, run to collect the input of its module `name`; None for features.
+        name: of the head in the model, "" for a bare linear layer.
+        loss: what the model was trained with, where it says so (scikit-learn), else None.
+        encode: labels as the user has them -> labels as the loss takes them; None: unchanged.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    backbone: nn.Module | None = None
+    name: str = ""
+    loss: str | None = None
+    encode: EstimatorLabels | None = None
+
+    @property
+    def outputs(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[1]
+
+    def to(self, device: torch.device) -> LastLayer:
+        """The same layer with its parameters on `device`; a backbone stays where it is."""
+        if self.weight.device == device:
+            return self
+        bias = None if self.bias is None else self.bias.to(device)
+        return LastLayer(self.weight.to(device), bias, self.backbone, self.name, self.loss, self.encode)
+
+    def features(self, where: str, inputs: Any) -> Tensor:
+        """h [B, d] of a batch; the backbone runs once, under inference_mode."""
+        if self.backbone is None:
+            return _two_dimensional(where, torch.as_tensor(inputs), self.width)
+        head = self.backbone.get_submodule(self.name)
+        seen: list[Tensor] = []
+        handle = head.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
+        try:
+            with torch.inference_mode():
+                _run(self.backbone, inputs)
+        finally:
+            handle.remove()
+        if len(seen) != 1:
+            raise InputError(
+                f"{where}: expected the head {self.name!r} to be called once a batch; it was called {len(seen)} times. "
+                "Scores of its parameters need one call; name another layer with head=."
+            )
+        return _two_dimensional(where, seen[0].detach(), self.width)
+
+
+def _two_dimensional(where: str, h: Tensor, width: int) -> Tensor:
+    if h.dim() == 1 and width == 1:
+        h = h[:, None]
+    if h.dim() != 2 or h.shape[1] != width:
+        hint = (
+            "Token features [N, T, d] must be pooled first." if h.dim() == 3 else "Check that model and data belong together."
+        )
+        raise InputError(f"{where}: expected features of shape [N, {width}] for this head; got {list(h.shape)}. {hint}")
+    if not h.dtype.is_floating_point:
+        h = h.float()
+    return h
+
+
+def _run(model: nn.Module, inputs: Any) -> Any:
+    """The model's output on a batch, moved to where the model is."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    return model(*(a.to(device, non_blocking=True) if isinstance(a, Tensor) else a for a in arguments))
+
+
+def _logits(output: Any) -> Tensor | None:
+    """The logits in what a model returns: a tensor, an object with .logits, or a tuple that starts with them."""
+    output = getattr(output, "logits", output)
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def find_last_layer(
+    where: str, model: Any, *, head: str | None = None, first_inputs: Callable[[], Any] | None = None, check: bool = True
+) -> LastLayer:
+    """Find the head of `model`: named, or by running the model and seeing which nn.Linear makes its output.
+
+    Args:
+        where: the calling function, for messages.
+        model: an nn.Module ending in an nn.Linear, a bare nn.Linear, or a fitted scikit-learn linear classifier.
+        head: name of the head among model.named_modules(); None finds it.
+        first_inputs: gives the inputs of one batch to find the head with.
+        check: refuse a model in train mode and a head with NaN.
+    """
+    if is_estimator(model):
+        weight, bias, loss, encode = read_estimator(where, model)
+        last = LastLayer(weight, bias, loss=loss, encode=encode)
+    elif isinstance(model, nn.Linear):
+        last = LastLayer(model.weight.detach(), _bias(model))
+    elif isinstance(model, nn.Module):
+        if check:
+            check_evaluation_mode(where, model)
+        name = head if head is not None else _find_by_running(where, model, first_inputs)
+        linear = _linear_called(where, model, name)
+        last = LastLayer(linear.weight.detach(), _bias(linear), model, name)
+    else:
+        raise InputTypeError(
+            f"{where}: expected model to be an nn.Module that ends in an nn.Linear, an nn.Linear on features, or a fitted "
+            f"scikit-learn linear classifier; got {type(model).__name__}."
+        )
+    if check:
+        check_finite_parameters(where, weight=last.weight, bias=last.bias)
+    return last
+
+
+def _bias(linear: nn.Linear) -> Tensor | None:
+    return None if linear.bias is None else linear.bias.detach()
+
+
+def _linear_called(where: str, model: nn.Module, name: str) -> nn.Linear:
+    modules = dict(model.named_modules())
+    linears = [key for key, module in modules.items() if isinstance(module, nn.Linear)]
+    if name not in modules:
+        raise InputError(
+            f"{where}: expected head to name a layer of the model; there is no {name!r}. Its linear layers are: "
+            f"{', '.join(linears) or 'none'}."
+        )
+    module = modules[name]
+    if not isinstance(module, nn.Linear):
+        raise InputTypeError(
+            f"{where}: expected the head to be an nn.Linear; {name!r} is a {type(module).__name__}. Its linear layers are: "
+            f"{', '.join(linears) or 'none'}."
+        )
+    return module
+
+
+def _find_by_running(where: str, model: nn.Module, first_inputs: Callable[[], Any] | None) -> str:
+    if first_inputs is None:
+        raise InputError(f"{where}: expected head to name the model's last linear layer, since there is no data to find it.")
+    calls: list[tuple[str, int, int]] = []
+
+    def record(name: str) -> Callable[..., None]:
+        return lambda _module, _arguments, output: calls.append((name, output.data_ptr(), output.numel()))
+
+    handles = [
+        module.register_forward_hook(record(name)) for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    ]
+    try:
+        with torch.inference_mode():
+            logits = _logits(_run(model, first_inputs()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if logits is not None:
+        # The output must be the layer's own, not a softmax of it: same memory, same number of elements.
+        for name, pointer, elements in reversed(calls):
+            if pointer == logits.data_ptr() and elements == logits.numel():
+                return name
+    names = list(dict.fromkeys(name for name, _, _ in calls))
+    raise InputError(
+        f"{where}: expected a model whose output is the output of an nn.Linear; {type(model).__name__} ends otherwise "
+        f"(linear layers that ran: {', '.join(names) or 'none'}). Leave out a final softmax or sigmoid, or name the layer "
+        "whose outputs are the logits, as in head='fc'."
+    )

@@ -1,0 +1,40 @@
+"""Any differentiable function of the validation logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..losses import Loss
+from .base import Impact
+
+
+class Custom(Impact):
+    """f(logits [M, C], labels [M]) -> scalar, differentiable in the logits, lower is better."""
+
+    name = "custom"
+    additive = False
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = function
+
+    def cotangent(self, z: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = z.clone().requires_grad_()
+            value = self.function(logits, labels.clone())
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise InputError(
+                    f"query: expected impact to return one number, f(logits, labels) -> scalar; got {got}. "
+                    "Take the mean over the validation samples."
+                )
+            if not value.requires_grad:
+                raise InputError(
+                    "query: expected impact to be differentiable in the logits; its value does not depend on them through "
+                    "torch operations. Avoid argmax, .item() and .detach()."
+                )
+            (gradient,) = torch.autograd.grad(value.reshape(()), logits)
+        return gradient

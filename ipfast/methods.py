@@ -1,0 +1,70 @@
+"""The method table: every method is a choice of points, curvature and target, or a control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .curvature import Identity
+from .errors import InputTypeError
+from .points import Final
+from .registry import Registry, check_choice
+
+
+@dataclass(frozen=True)
+class Method:
+    """Scores s_i = Σ_t w_t ⟨q_t, ∇ℓ_i(θ_t)⟩ at the points θ_t.
+
+    Args:
+        points: where gradients are taken.
+        curvature: what stands for the inverse Hessian in q_t = H⁻¹ ∇f(θ_t; V).
+        target: "val", one query from the validation data; or "self", each sample's own gradient, exported as −⟨g_i, H⁻¹ g_i⟩.
+    """
+
+    points: Final = field(default_factory=Final)
+    curvature: Identity = field(default_factory=Identity)
+    target: str = "val"
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        check_choice("Method", "target", self.target, ("val", "self"))
+        if not isinstance(self.points, Final) or not isinstance(self.curvature, Identity):
+            raise InputTypeError(
+                "Method: expected points of ipfast.points and a curvature of ipfast.curvature; got "
+                f"{type(self.points).__name__} and {type(self.curvature).__name__}."
+            )
+
+    @property
+    def needs_val(self) -> bool:
+        return self.target == "val"
+
+
+@dataclass(frozen=True)
+class Control:
+    """A score that every method must beat: the per-sample loss (−ℓ_i, so that high loss is detrimental) or chance.
+
+    Args:
+        name: "loss" or "random".
+        seed: of "random", whose scores are uniform in (0, 1).
+    """
+
+    name: str
+    seed: int = 0
+    needs_val: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("Control", "name", self.name, ("loss", "random"))
+
+
+METHODS: Registry[Method | Control] = Registry("method")
+METHODS.add("ip", Method(name="ip"))
+METHODS.add("self_tracin", Method(target="self", name="self_tracin"))
+METHODS.add("loss", Control("loss"))
+METHODS.add("random", Control("random"))
+
+
+def get_method(where: str, method: Any) -> Method | Control:
+    """The method called `method`, or the object itself."""
+    if isinstance(method, (Method, Control)):
+        return method
+    return METHODS.get(where, method)
