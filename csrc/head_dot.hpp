@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "packed_head.hpp"
+
 namespace ipfast {
 
 enum class Loss { cross_entropy, bce_with_logits, mse };
@@ -22,7 +24,7 @@ struct HeadArguments {
     const T* bias;            // [classes] or null
     const T* query;           // [classes, width]; null asks for head_norm
     const T* query_bias;      // [classes] or null
-    const T* stacked;         // [W; G], set by head_scores where it is small enough to stay in cache, else null
+    const PackedHead<T>* packed;  // set by head_scores where the head is small enough to stay in cache, else null
     T* out;                   // [rows]
     int64_t rows, width, classes;
     Loss loss;
@@ -40,6 +42,7 @@ void head_scores(const HeadArguments<double>& arguments, int threads, const std:
 // Scores of rows [begin, end) on one instruction set. `workspace` belongs to one thread: (2·tile + 5)·kBlockRows elements, tile =
 // min(classes, kClassTile), and kBlockRows·width more where half-precision features are converted.
 struct HeadKernels {
+    Tile tile_f32, tile_f64;
     void (*f32)(const HeadArguments<float>&, int64_t begin, int64_t end, float* workspace);
     void (*f64)(const HeadArguments<double>&, int64_t begin, int64_t end, double* workspace);
 };

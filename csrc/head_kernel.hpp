@@ -5,56 +5,56 @@
 // [column][row], then an epilogue runs down the classes with the rows in the lanes. A row's arithmetic never depends on its
 // neighbours: short quads repeat their last row, so scores are the same bits wherever a row stands.
 
-// out[k·kBlockRows + r] = ⟨row r, w k⟩ for 4 rows and K columns. P: rows further on whose cache lines are fetched meanwhile.
-template <class V, int K, int P>
+// out[place[k]·kBlockRows + r] = ⟨row r, column k⟩ for 4 rows and K columns. The columns lie interleaved, [step][K][lanes], so that
+// one pointer walks through them; the last step is filled up with zeros (padded), or read in part (K = 1, a plain vector).
+// P: how many vectors to fetch a step, from `ahead` on.
+template <class V, int K, int P, bool padded = true>
 static inline void tile_4xk(const typename V::T* const* row, const typename V::T* w, int64_t width, typename V::T* out,
-                            const typename V::T* const* ahead) {
+                            const int64_t* place, const typename V::T* ahead) {
     V sum[4][K];
     for (int r = 0; r < 4; ++r)
         for (int k = 0; k < K; ++k) sum[r][k] = V::set(0);
-    int64_t i = 0;
-    for (; i + V::lanes <= width; i += V::lanes) {
-        for (int p = 0; p < P; ++p) __builtin_prefetch(ahead[p] + i, 0, 3);
+    const int64_t whole = width - width % V::lanes;
+    for (int64_t i = 0; i < whole; i += V::lanes, w += K * V::lanes) {
+        for (int p = 0; p < P; ++p) __builtin_prefetch(ahead + P * i + p * V::lanes, 0, 3);
         V column[K];
-        for (int k = 0; k < K; ++k) column[k] = V::load(w + k * width + i);
+        for (int k = 0; k < K; ++k) column[k] = V::load(w + k * V::lanes);
         for (int r = 0; r < 4; ++r) {
-            const V h = V::load(row[r] + i);
+            const V h = V::load(row[r] + i).kept();
             for (int k = 0; k < K; ++k) sum[r][k] = V::fma(h, column[k], sum[r][k]);
         }
     }
-    if (i < width) {
-        const int rest = static_cast<int>(width - i);
-        V column[K];
-        for (int k = 0; k < K; ++k) column[k] = V::load(w + k * width + i, rest);
-        for (int r = 0; r < 4; ++r) {
-            const V h = V::load(row[r] + i, rest);
-            for (int k = 0; k < K; ++k) sum[r][k] = V::fma(h, column[k], sum[r][k]);
+    if (whole < width) {
+        const int rest = static_cast<int>(width - whole);
+        for (int k = 0; k < K; ++k) {
+            const V column = padded ? V::load(w + k * V::lanes) : V::load(w, rest);
+            for (int r = 0; r < 4; ++r) sum[r][k] = V::fma(V::load(row[r] + whole, rest), column, sum[r][k]);
         }
     }
-    for (int k = 0; k < K; ++k) V::sum4(sum[0][k], sum[1][k], sum[2][k], sum[3][k], out + k * kBlockRows);
+    for (int k = 0; k < K; ++k) V::sum4(sum[0][k], sum[1][k], sum[2][k], sum[3][k], out + place[k] * kBlockRows);
 }
 
 template <class V, int P>
 static inline void tile_4x(int64_t columns, const typename V::T* const* row, const typename V::T* w, int64_t width,
-                           typename V::T* out, const typename V::T* const* ahead) {
+                           typename V::T* out, const int64_t* place, const typename V::T* ahead) {
     switch (columns) {
-        case 1: return tile_4xk<V, 1, P>(row, w, width, out, ahead);
-        case 2: return tile_4xk<V, 2, P>(row, w, width, out, ahead);
-        case 3: return tile_4xk<V, 3, P>(row, w, width, out, ahead);
-        case 4: return tile_4xk<V, V::columns < 4 ? 1 : 4, P>(row, w, width, out, ahead);
-        case 5: return tile_4xk<V, V::columns < 5 ? 1 : 5, P>(row, w, width, out, ahead);
+        case 1: return tile_4xk<V, 1, P>(row, w, width, out, place, ahead);
+        case 2: return tile_4xk<V, 2, P>(row, w, width, out, place, ahead);
+        case 3: return tile_4xk<V, V::columns < 3 ? 1 : 3, P>(row, w, width, out, place, ahead);
+        case 4: return tile_4xk<V, V::columns < 4 ? 1 : 4, P>(row, w, width, out, place, ahead);
+        case 5: return tile_4xk<V, V::columns < 5 ? 1 : 5, P>(row, w, width, out, place, ahead);
     }
 }
 
 template <class V>
 static inline void tile_4x_fetching(int64_t fetch, int64_t columns, const typename V::T* const* row,
-                                    const typename V::T* w, int64_t width, typename V::T* out,
-                                    const typename V::T* const* ahead) {
+                                    const typename V::T* w, int64_t width, typename V::T* out, const int64_t* place,
+                                    const typename V::T* ahead) {
     switch (fetch) {
-        case 0: return tile_4x<V, 0>(columns, row, w, width, out, ahead);
-        case 1: return tile_4x<V, 1>(columns, row, w, width, out, ahead);
-        case 2: return tile_4x<V, 2>(columns, row, w, width, out, ahead);
-        default: return tile_4x<V, 4>(columns, row, w, width, out, ahead);
+        case 0: return tile_4x<V, 0>(columns, row, w, width, out, place, ahead);
+        case 1: return tile_4x<V, 1>(columns, row, w, width, out, place, ahead);
+        case 2: return tile_4x<V, 2>(columns, row, w, width, out, place, ahead);
+        default: return tile_4x<V, 4>(columns, row, w, width, out, place, ahead);
     }
 }
 
@@ -64,6 +64,7 @@ struct HeadBlock {
     const HeadArguments<T>& a;
     T *z, *u;                               // [tile classes][kBlockRows]; u follows z
     T *top, *sum, *moment, *label, *norm;   // [kBlockRows]: running maximum, Σe, Σe·(u−u_y) or Σe², u_y or z_y, ‖h‖²
+    T* chunk;                               // columns of a tile, packed
     T* panel;                               // [kBlockRows][width]: converted features
     const T* row[kBlockRows];
     int64_t first, rows, quads;
@@ -77,7 +78,10 @@ struct HeadBlock {
         moment = sum + kBlockRows;
         label = moment + kBlockRows;
         norm = label + kBlockRows;
-        panel = norm + kBlockRows;
+        chunk = norm + kBlockRows;
+        panel = chunk + V::columns * packed_steps(a.width, V::lanes) * V::lanes;
+        if (a.packed && a.packed->reference >= 0)  // the products of the reference class are zero by definition
+            for (int64_t r = 0; r < kBlockRows; ++r) z[a.packed->reference * kBlockRows + r] = u[a.packed->reference * kBlockRows + r] = 0;
     }
 
     const T* source(int64_t i) const { return static_cast<const T*>(a.features) + i * a.row_stride; }
@@ -103,40 +107,41 @@ struct HeadBlock {
     }
     void widen(const uint16_t*, double*) const {}  // no half storage in double computations
 
-    // out = columns of w times the rows. Many columns: a chunk of columns stays in the first-level cache and meets all rows.
+    // Products of plain columns with all rows: a chunk of columns is packed, stays in the first-level cache and meets every row.
     void products(const T* w, int64_t columns, T* out) {
         const int64_t chunks = (columns + V::columns - 1) / V::columns;
         for (int64_t j = 0; j < chunks; ++j) {
             const int64_t k = j * columns / chunks, next = (j + 1) * columns / chunks;
+            pack_columns(w + k * a.width, next - k, a.width, V::lanes, chunk);
             for (int64_t q = 0; q < quads; ++q)
-                tile_4x<V, 0>(next - k, row + 4 * q, w + k * a.width, a.width, out + k * kBlockRows + 4 * q, nullptr);
+                tile_4x<V, 0>(next - k, row + 4 * q, chunk, a.width, out + k * kBlockRows + 4 * q, kInOrder, nullptr);
         }
     }
 
-    // The same for few columns: the features come from memory once, so rows further on are fetched while these are multiplied.
-    // Spread over the chunks, since loads and products overlap only if neither comes in bursts.
-    void products_streaming(const T* w, int64_t columns, T* out) {
-        const int64_t chunks = (columns + V::columns - 1) / V::columns;
+    // The same for few columns, packed once: the features come from memory, so rows further on are fetched while these are
+    // multiplied. Line after line, as the hardware's own prefetcher likes it, and spread over the chunks, since loads and
+    // products overlap only if neither comes in bursts.
+    void products_streaming() {
+        const PackedHead<T>& head = *a.packed;
+        const int64_t steps = packed_steps(a.width, V::lanes), span = 4 * a.width;
+        const bool fetch = stored_as_computed() && a.row_stride == a.width;
         for (int64_t q = 0; q < quads; ++q) {
-            const T* ahead[4] = {row[4 * q], row[4 * q], row[4 * q], row[4 * q]};
-            const int64_t furthest = a.rows - 1;
-            if (stored_as_computed())
-                for (int r = 0; r < 4; ++r) {
-                    const int64_t i = first + 4 * q + r + kRowsAhead;
-                    ahead[r] = source(i < furthest ? i : furthest);
-                }
-            for (int64_t j = 0; j < chunks; ++j) {
-                const int64_t k = j * columns / chunks, next = (j + 1) * columns / chunks;
+            const int64_t next_quad = first + 4 * q + kRowsAhead;
+            const T* ahead = source(next_quad + 4 <= a.rows ? next_quad : first);
+            const T* columns = head.columns.data();
+            for (size_t j = 0; j + 1 < head.chunks.size(); ++j) {
+                const int64_t k = head.chunks[j], count = head.chunks[j + 1] - k, chunks = head.chunks.size() - 1;
                 const int64_t from = 4 * j / chunks, to = 4 * (j + 1) / chunks;
-                tile_4x_fetching<V>(to - from, next - k, row + 4 * q, w + k * a.width, a.width,
-                                    out + k * kBlockRows + 4 * q, ahead + from);
+                tile_4x_fetching<V>(fetch ? to - from : 0, count, row + 4 * q, columns, a.width, z + 4 * q, head.place.data() + k,
+                                    ahead + from * span / 4);
+                columns += count * steps * V::lanes;
             }
         }
     }
 
     // Fill z (and u) with the products of classes [c0, c0 + tile).
     void multiply(int64_t c0, int64_t tile) {
-        if (a.stacked) return products_streaming(a.stacked, a.query ? 2 * tile : tile, z);
+        if (a.packed) return products_streaming();
         products(a.weight + c0 * a.width, tile, z);
         if (a.query) products(a.query + c0 * a.width, tile, u);
     }
@@ -158,7 +163,7 @@ struct HeadBlock {
         T out[4];
         for (int64_t r = 0; r < rows; ++r) {
             const T* same[4] = {row[r], row[r], row[r], row[r]};
-            tile_4x<V, 0>(1, same, a.query + a.labels[first + r] * a.width, a.width, out, nullptr);
+            tile_4xk<V, 1, 0, false>(same, a.query + a.labels[first + r] * a.width, a.width, out, kInOrder, nullptr);
             label[r] = out[0];
         }
     }
@@ -166,7 +171,7 @@ struct HeadBlock {
         T out[4];
         for (int64_t r = 0; r < rows; ++r) {
             const T* same[4] = {row[r], row[r], row[r], row[r]};
-            tile_4x<V, 0>(1, same, row[r], a.width, out, nullptr);
+            tile_4xk<V, 1, 0, false>(same, row[r], a.width, out, kInOrder, nullptr);
             norm[r] = out[0];
         }
     }

@@ -13,6 +13,7 @@ struct VectorF32 {
     static constexpr int columns = 3;  // 4 rows × 3 columns = 12 accumulators of 16 registers
     __m256 v;
 
+    inline VectorF32 kept() const { auto r = v; asm("" : "+x"(r)); return {r}; }
     static inline VectorF32 set(float x) { return {_mm256_set1_ps(x)}; }
     static inline VectorF32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
     static inline VectorF32 load(const float* p, int count) { return {_mm256_maskload_ps(p, first_lanes_32(count))}; }
@@ -56,6 +57,7 @@ struct VectorF64 {
     static constexpr int columns = 3;
     __m256d v;
 
+    inline VectorF64 kept() const { auto r = v; asm("" : "+x"(r)); return {r}; }
     static inline VectorF64 set(double x) { return {_mm256_set1_pd(x)}; }
     static inline VectorF64 load(const double* p) { return {_mm256_loadu_pd(p)}; }
     static inline VectorF64 load(const double* p, int count) { return {_mm256_maskload_pd(p, first_lanes_64(count))}; }

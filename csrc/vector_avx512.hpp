@@ -6,6 +6,7 @@ struct VectorF32 {
     static constexpr int columns = 5;  // 4 rows × 5 columns = 20 accumulators of 32 registers
     __m512 v;
 
+    inline VectorF32 kept() const { auto r = v; asm("" : "+v"(r)); return {r}; }
     static inline VectorF32 set(float x) { return {_mm512_set1_ps(x)}; }
     static inline VectorF32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
     static inline VectorF32 load(const float* p, int count) {
@@ -50,6 +51,7 @@ struct VectorF64 {
     static constexpr int columns = 5;
     __m512d v;
 
+    inline VectorF64 kept() const { auto r = v; asm("" : "+v"(r)); return {r}; }
     static inline VectorF64 set(double x) { return {_mm512_set1_pd(x)}; }
     static inline VectorF64 load(const double* p) { return {_mm512_loadu_pd(p)}; }
     static inline VectorF64 load(const double* p, int count) {

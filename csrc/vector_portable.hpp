@@ -7,6 +7,7 @@ struct PortableVector {
     static constexpr int columns = 2;  // of the register tile: 4 rows × 2 columns leave room in 16 registers
     T v[Lanes];
 
+    inline PortableVector kept() const { return *this; }
     static inline PortableVector set(T x) {
         PortableVector r;
         for (int i = 0; i < Lanes; ++i) r.v[i] = x;

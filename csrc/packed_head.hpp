@@ -1,0 +1,90 @@
+// A small head laid out for the inner loop: [W; G] in chunks of columns, each interleaved so that one pointer walks through it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace ipfast {
+
+struct Tile {
+    int64_t lanes, columns;  // of the register tile of an instruction set
+};
+
+constexpr int64_t kInOrder[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+inline int64_t packed_steps(int64_t width, int64_t lanes) { return (width + lanes - 1) / lanes; }
+
+// out[step][k][lane] = w[k·width + step·lanes + lane], zero past the end.
+template <class T>
+inline void pack_columns(const T* w, int64_t columns, int64_t width, int64_t lanes, T* out) {
+    const int64_t whole = width / lanes, rest = width % lanes;
+    for (int64_t k = 0; k < columns; ++k) {
+        const T* from = w + k * width;
+        T* to = out + k * lanes;
+        for (int64_t i = 0; i < whole; ++i, from += lanes, to += columns * lanes) std::memcpy(to, from, lanes * sizeof(T));
+        if (rest) {
+            std::fill(to, to + lanes, T(0));
+            std::memcpy(to, from, rest * sizeof(T));
+        }
+    }
+}
+
+// For softmax only differences of logits matter, so one class, the reference, can be subtracted from the others: two columns of
+// products are saved, which for two classes is half of the work. The class of the smallest norm, since the rounding of w_c − w_ref
+// is then no larger than that of the products with w_c themselves.
+template <class T>
+struct PackedHead {
+    std::vector<T> columns, bias, query_bias;
+    std::vector<int64_t> place;   // of a column in the buffer of products: class c, or C + c for the query
+    std::vector<int64_t> chunks;  // first column of each chunk, and the number of columns
+    int64_t reference = -1;
+
+    PackedHead(const T* weight, const T* query, const T* b, const T* gb, int64_t classes, int64_t width, bool differences, Tile tile) {
+        if (differences) reference = smallest(weight, classes, width);
+        std::vector<T> plain;
+        for (const T* matrix : {weight, query}) {
+            if (!matrix) continue;
+            for (int64_t c = 0; c < classes; ++c) {
+                if (c == reference) continue;
+                place.push_back((matrix == weight ? 0 : classes) + c);
+                for (int64_t i = 0; i < width; ++i)
+                    plain.push_back(matrix[c * width + i] - (differences ? matrix[reference * width + i] : T(0)));
+            }
+        }
+        subtract(b, classes, bias);
+        subtract(gb, classes, query_bias);
+        const int64_t count = static_cast<int64_t>(place.size()), parts = (count + tile.columns - 1) / tile.columns;
+        columns.resize(count * packed_steps(width, tile.lanes) * tile.lanes);
+        T* out = columns.data();
+        for (int64_t j = 0; j < parts; ++j) {
+            const int64_t k = j * count / parts, next = (j + 1) * count / parts;
+            chunks.push_back(k);
+            pack_columns(plain.data() + k * width, next - k, width, tile.lanes, out);
+            out += (next - k) * packed_steps(width, tile.lanes) * tile.lanes;
+        }
+        chunks.push_back(count);
+    }
+
+private:
+    static int64_t smallest(const T* weight, int64_t classes, int64_t width) {
+        int64_t best = 0;
+        double least = INFINITY;
+        for (int64_t c = 0; c < classes; ++c) {
+            double norm = 0;
+            for (int64_t i = 0; i < width; ++i) norm += double(weight[c * width + i]) * double(weight[c * width + i]);
+            if (norm < least) least = norm, best = c;
+        }
+        return best;
+    }
+    void subtract(const T* from, int64_t classes, std::vector<T>& to) const {
+        if (!from) return;
+        to.assign(from, from + classes);
+        if (reference >= 0)
+            for (auto& value : to) value -= from[reference];
+    }
+};
+
+}  // namespace ipfast
