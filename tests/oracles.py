@@ -82,3 +82,53 @@ def head_norm_magnitude(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss:
     r = z.sigmoid() - y if loss == "bce_with_logits" else 2 / z.shape[1] * (z - y)
     slope = z.sigmoid() * (1 - z.sigmoid()) if loss == "bce_with_logits" else torch.full_like(z, 2 / z.shape[1])
     return size * (r.square() + 2 * r.abs() * slope * (mz + y.abs())).sum(dim=1)
+
+
+def plain_head_dot(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, g: Tensor, gb: Tensor | None, loss: str) -> Tensor:
+    """⟨query, ∇ℓ_i⟩ [N] in the dtype of the computation: two whole products, the residual, a sum. The tolerance rule's reference."""
+    h = h.to(w.dtype)
+    z, u = F.linear(h, w, b), F.linear(h, g, gb)
+    if loss == "cross_entropy":
+        return (z.softmax(dim=1) * (u - u.gather(1, y[:, None]))).sum(dim=1)
+    return (_plain_residual(z, y, loss) * u).sum(dim=1)
+
+
+def plain_head_norm(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss: str) -> Tensor:
+    """‖∇ℓ_i‖² [N] in the dtype of the computation."""
+    h = h.to(w.dtype)
+    z = F.linear(h, w, b)
+    size = h.square().sum(dim=1) + (b is not None)
+    if loss == "cross_entropy":
+        rest = z.softmax(dim=1).scatter(1, y[:, None], 0)
+        return size * (rest.square().sum(dim=1) + rest.sum(dim=1).square())
+    return size * _plain_residual(z, y, loss).square().sum(dim=1)
+
+
+def _plain_residual(z: Tensor, y: Tensor, loss: str) -> Tensor:
+    y = y.to(z.dtype).reshape(z.shape)
+    return z.sigmoid() - y if loss == "bce_with_logits" else 2 / z.shape[1] * (z - y)
+
+
+def sample_tuple(sample: object) -> tuple[tuple[Tensor, ...], Tensor]:
+    """(model arguments, label) of one sample (x, y) or (x1, x2, …, y)."""
+    *inputs, label = sample  # type: ignore[misc]
+    return tuple(inputs), label
+
+
+def model_gradients(model: torch.nn.Module, head: torch.nn.Linear, samples: object, loss: str, bias: bool = True) -> Tensor:
+    """∇ℓ_i of every sample with respect to the parameters of `head`, through the whole model, one backward pass each: [N, P].
+
+    The model computes in the dtype it has; it must be in eval mode. A model's answer may be logits, (logits, …) or .logits.
+    """
+    parameters = [head.weight] + ([head.bias] if bias and head.bias is not None else [])
+    rows = []
+    for sample in samples:  # type: ignore[attr-defined]
+        inputs, label = sample_tuple(sample)
+        output = model(*(x[None] for x in inputs))
+        output = getattr(output, "logits", output)
+        output = output[0] if isinstance(output, tuple) else output
+        z = output.reshape(-1)
+        y = label if loss == "cross_entropy" else label.to(z.dtype).reshape(-1)
+        gradients = torch.autograd.grad(sample_loss(z, y, loss), parameters)
+        rows.append(torch.cat([g.flatten() for g in gradients]).double())
+    return torch.stack(rows)

@@ -1,0 +1,16 @@
+"""The GPU kernels, in Triton. One kernel a file; each has the name, the meaning and the arguments of its twin in ipfast/ops/.
+
+Launchers take arrays that ipfast.ops has checked: contiguous, on one device, labels in range.
+"""
+
+if __name__ != "ipfast.kernels":
+    raise ImportError(
+        f"the Triton kernels of ipfast are the package ipfast.kernels; they were imported as {__name__!r}. Install ipfast and "
+        "import it, rather than its source folder."
+    )
+
+from ._tune import Config, default_config
+from .head_dot import head_dot
+from .head_norm import head_norm
+
+__all__ = ["Config", "default_config", "head_dot", "head_norm"]

@@ -1,0 +1,205 @@
+"""The head operations on any memory layout, and the rule that a score depends on its own row only."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from backends import BACKENDS, computing_with
+from cases import LOSSES, HeadCase, head_data
+from torch import Tensor
+
+from ipfast import ops
+
+CASE = HeadCase("layout", 150, 45, 7)
+TILED = HeadCase("tiled", 70, 20, 613)
+
+
+def dot(data, h, y, loss="cross_entropy", **options) -> Tensor:
+    return ops.head_dot(h, y, data.w, data.b, data.g, data.gb, loss=loss, **options)
+
+
+def norm(data, h, y, loss="cross_entropy", **options) -> Tensor:
+    return ops.head_norm(h, y, data.w, data.b, loss=loss, **options)
+
+
+OPERATIONS = pytest.mark.parametrize("operation", [dot, norm])
+NAMES = pytest.mark.parametrize("name", BACKENDS)
+
+
+def with_row_stride(h: Tensor) -> Tensor:
+    wide = torch.full((h.shape[0], h.shape[1] + 11), torch.nan, dtype=h.dtype)
+    wide[:, 5 : 5 + h.shape[1]] = h
+    return wide[:, 5 : 5 + h.shape[1]]
+
+
+def every_second_row(h: Tensor) -> Tensor:
+    tall = torch.full((2 * h.shape[0], h.shape[1]), torch.nan, dtype=h.dtype)
+    tall[::2] = h
+    return tall[::2]
+
+
+def transposed(h: Tensor) -> Tensor:
+    return h.T.contiguous().T
+
+
+def every_second_column(h: Tensor) -> Tensor:
+    wide = torch.full((h.shape[0], 2 * h.shape[1]), torch.nan, dtype=h.dtype)
+    wide[:, ::2] = h
+    return wide[:, ::2]
+
+
+@NAMES
+@OPERATIONS
+@pytest.mark.parametrize("layout", [with_row_stride, every_second_row, transposed, every_second_column])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_strided_features_give_the_same_bits(dtype, layout, operation, name):
+    """The gaps are NaN: a read outside the rows would show."""
+    data = head_data(CASE, "cross_entropy", dtype)
+    strided = layout(data.h)
+    assert not strided.is_contiguous()
+    with computing_with(name) as backend:
+        assert torch.equal(operation(data, strided, data.y, backend=backend), operation(data, data.h, data.y, backend=backend))
+
+
+@NAMES
+@pytest.mark.parametrize("loss", LOSSES)
+def test_strided_weights_queries_and_labels_give_the_same_bits(loss, name):
+    data = head_data(CASE, loss, torch.float32)
+    other = [every_second_column(t) if t.dim() == 2 else every_second_row(t[:, None])[:, 0] for t in data.arguments[2:]]
+    y = transposed(data.y) if data.y.dim() == 2 else torch.stack([data.y, data.y + 1], dim=1)[:, 0]
+    assert not any(t.is_contiguous() for t in (y, *other))
+    with computing_with(name) as backend:
+        plain = ops.head_dot(*data.arguments, loss=loss, backend=backend)
+        assert torch.equal(ops.head_dot(data.h, y, *other, loss=loss, backend=backend), plain)
+        plain = ops.head_norm(*data.norm_arguments, loss=loss, backend=backend)
+        assert torch.equal(ops.head_norm(data.h, y, *other[:2], loss=loss, backend=backend), plain)
+
+
+def reversed_rows(h: np.ndarray) -> np.ndarray:
+    return h[::-1].copy()[::-1]
+
+
+def reversed_columns(h: np.ndarray) -> np.ndarray:
+    return h[:, ::-1].copy()[:, ::-1]
+
+
+def read_only(h: np.ndarray) -> np.ndarray:
+    h = h.copy()
+    h.flags.writeable = False
+    return h
+
+
+def foreign_byte_order(h: np.ndarray) -> np.ndarray:
+    return h.astype(h.dtype.newbyteorder())
+
+
+def nested_list(h: np.ndarray) -> list:
+    return h.astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize("layout", [np.asarray, np.asfortranarray, reversed_rows, reversed_columns, read_only, foreign_byte_order])
+@pytest.mark.parametrize("name", BACKENDS[:2])
+@OPERATIONS
+def test_numpy_arrays_of_any_layout_give_the_same_bits(operation, name, layout):
+    data = head_data(CASE, "cross_entropy", torch.float32)
+    with computing_with(name) as backend, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = operation(data, layout(data.h.numpy()), data.y.numpy(), backend=backend)
+        assert torch.equal(got, operation(data, data.h, data.y, backend=backend))
+
+
+@NAMES
+@OPERATIONS
+@pytest.mark.parametrize("case", [CASE, TILED], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_out_is_filled_whatever_it_held(dtype, case, operation, name):
+    data = head_data(case, "cross_entropy", dtype)
+    out = torch.full((case.rows,), torch.nan, dtype=dtype)
+    with computing_with(name) as backend:
+        returned = operation(data, data.h, data.y, backend=backend, out=out)
+        assert returned is out
+        assert torch.equal(out, operation(data, data.h, data.y, backend=backend))
+        assert torch.isfinite(out).all()
+
+
+@NAMES
+@OPERATIONS
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("classes", [3, 7, 613])
+def test_scores_do_not_depend_on_neighbours(classes, dtype, loss, operation, name):
+    """Permuted, cut in pieces of any size, or alone: a row keeps its bits."""
+    data = head_data(HeadCase("neighbours", 150, 45, classes), loss, dtype)
+    order = torch.randperm(150, generator=torch.Generator().manual_seed(3))
+    with computing_with(name) as backend:
+
+        def of(rows):
+            return operation(data, data.h[rows], data.y[rows], loss=loss, backend=backend)
+
+        whole = of(slice(None))
+        if name == "reference":
+            # A matrix product of torch may round a row differently in another company; only the C++ code promises bits.
+            pytest.skip("the reference promises equal bits for equal blocks only")
+        assert torch.equal(of(order), whole[order])
+        for size in (1, 2, 3, 64, 65):
+            pieces = [of(slice(i, i + size)) for i in range(0, 150, size)]
+            assert torch.equal(torch.cat(pieces), whole), f"pieces of {size} rows"
+
+
+@NAMES
+@OPERATIONS
+@pytest.mark.parametrize("loss", LOSSES)
+def test_threads_do_not_change_bits(loss, operation, name):
+    data = head_data(HeadCase("threads", 5000, 33, 5), loss, torch.float32)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        with computing_with(name) as backend:
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                results.append(operation(data, data.h, data.y, loss=loss, backend=backend))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@NAMES
+@OPERATIONS
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("classes", [2, 7, 613])
+def test_a_bad_row_is_seen_and_harms_no_other(classes, bad, dtype, loss, operation, name):
+    data = head_data(HeadCase("bad", 70, 21, classes), loss, dtype)
+    clean = [0, 1, 2, 4, 63, 65, 68, 69]
+    with computing_with(name) as backend:
+        before = operation(data, data.h, data.y, loss=loss, backend=backend)
+        h = data.h.clone()
+        h[3, 20] = h[64, 0] = h[66, 10] = bad
+        after = operation(data, h, data.y, loss=loss, backend=backend)
+    assert not torch.isfinite(after[[3, 64, 66]]).any()
+    assert torch.equal(after[clean], before[clean])
+
+
+@NAMES
+@OPERATIONS
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_rows_give_no_scores(loss, operation, name):
+    if name != "reference":
+        name = "cpp"  # nothing to compute, so no instruction set is called
+    data = head_data(CASE, loss, torch.float32)
+    with computing_with(name) as backend:
+        got = operation(data, data.h[:0], data.y[:0], loss=loss, backend=backend)
+    assert got.shape == (0,)
+    assert got.dtype == torch.float32
+
+
+@NAMES
+@OPERATIONS
+def test_two_runs_give_the_same_bits(operation, name):
+    data = head_data(HeadCase("repeat", 4000, 33, 11), "cross_entropy", torch.float32)
+    with computing_with(name) as backend:
+        assert torch.equal(
+            operation(data, data.h, data.y, backend=backend), operation(data, data.h.clone(), data.y, backend=backend)
+        )
