@@ -80,8 +80,6 @@ struct HeadBlock {
         norm = label + kBlockRows;
         chunk = norm + kBlockRows;
         panel = chunk + V::columns * packed_steps(a.width, V::lanes) * V::lanes;
-        if (a.packed && a.packed->reference >= 0)  // the products of the reference class are zero by definition
-            for (int64_t r = 0; r < kBlockRows; ++r) z[a.packed->reference * kBlockRows + r] = u[a.packed->reference * kBlockRows + r] = 0;
     }
 
     const T* source(int64_t i) const { return static_cast<const T*>(a.features) + i * a.row_stride; }
@@ -125,6 +123,10 @@ struct HeadBlock {
         const PackedHead<T>& head = *a.packed;
         const int64_t steps = packed_steps(a.width, V::lanes), span = 4 * a.width;
         const bool fetch = stored_as_computed() && a.row_stride == a.width;
+        if (head.reference >= 0) {  // its products are zero by definition, and the epilogues write over them
+            T *zero_z = z + head.reference * kBlockRows, *zero_u = u + head.reference * kBlockRows;
+            for (int64_t r = 0; r < kBlockRows; ++r) zero_z[r] = zero_u[r] = 0;
+        }
         for (int64_t q = 0; q < quads; ++q) {
             const int64_t next_quad = first + 4 * q + kRowsAhead;
             const T* ahead = source(next_quad + 4 <= a.rows ? next_quad : first);

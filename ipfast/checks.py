@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import InputError, InputTypeError, MissingFileError
 
@@ -65,3 +67,20 @@ def positive_integer(where: str, argument: str, value: Any) -> int:
     if number < 1:
         raise InputError(f"{where}: expected {argument} to be a positive integer; got {number}.")
     return number
+
+
+def native(dtype: np.dtype) -> np.dtype:
+    """The dtype in this machine's byte order, which torch needs."""
+    return dtype.newbyteorder("=")
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the array's memory; a copy only for a foreign byte order or negative strides."""
+    if array.dtype != native(array.dtype) or any(stride < 0 for stride in array.strides):
+        array = np.ascontiguousarray(array, dtype=native(array.dtype))
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.astype(np.int32))
+    with warnings.catch_warnings():
+        # torch warns about read-only memory, since it cannot protect it from writes; ipfast only reads.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(array)

@@ -42,3 +42,9 @@ def assert_relative(got: Tensor, truth: Tensor, relative: float) -> None:
     assert error[worst] <= relative, (
         f"element {worst}: got {got[worst]:.17g}, truth {truth[worst]:.17g}, relative {error[worst]:.3g}"
     )
+
+
+def assert_same_rounding(got: Tensor, plain: Tensor) -> None:
+    """Assert that two runs of one fp32 computation differ by no more than the order of its sums explains."""
+    error = (got.double() - plain.double()).abs().max()
+    assert error <= BATCH_RELATIVE * plain.double().abs().max(), f"largest difference {error:.3g}"

@@ -7,15 +7,14 @@ the system needs them. So blocks are copied into a few reused buffers, one ahead
 from __future__ import annotations
 
 import mmap
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ..checks import as_tensor, native
 from ..errors import InputTypeError
 
 
@@ -97,20 +96,3 @@ class Rows:
         if self.map is not None and _shares_pages_with_file(self.map) and hasattr(mmap, "MADV_DONTNEED"):
             pages: mmap.mmap = self.map._mmap  # type: ignore[attr-defined]
             pages.madvise(mmap.MADV_DONTNEED)
-
-
-def native(dtype: np.dtype) -> np.dtype:
-    """The dtype in this machine's byte order, which torch needs."""
-    return dtype.newbyteorder("=")
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor over the array's memory; a copy only for a foreign byte order or negative strides."""
-    if array.dtype != native(array.dtype) or any(stride < 0 for stride in array.strides):
-        array = np.ascontiguousarray(array, dtype=native(array.dtype))
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.astype(np.int32))
-    with warnings.catch_warnings():
-        # torch warns about read-only memory, since it cannot protect it from writes; ipfast only reads.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(array)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import as_tensor
 from ..errors import InputError, InputTypeError
 from ..registry import check_choice
 from . import labels as label_checks
@@ -40,7 +42,7 @@ def tensor(where: str, argument: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     try:
-        return torch.as_tensor(value)
+        return as_tensor(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(
             f"{where}: expected {argument} to be an array of numbers; got {type(value).__name__} ({error})."
