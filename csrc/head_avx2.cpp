@@ -23,6 +23,6 @@ namespace avx2 {
 IPFAST_TARGET_END
 
 namespace ipfast {
-HeadKernels head_kernels_avx2() { return {{avx2::VectorF32::lanes, avx2::VectorF32::columns}, {avx2::VectorF64::lanes, avx2::VectorF64::columns}, &avx2::head_range<avx2::VectorF32>, &avx2::head_range<avx2::VectorF64>}; }
+HeadKernels head_kernels_avx2() { return avx2::head_kernels(); }
 }  // namespace ipfast
 #endif

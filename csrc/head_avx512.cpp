@@ -23,6 +23,6 @@ namespace avx512 {
 IPFAST_TARGET_END
 
 namespace ipfast {
-HeadKernels head_kernels_avx512() { return {{avx512::VectorF32::lanes, avx512::VectorF32::columns}, {avx512::VectorF64::lanes, avx512::VectorF64::columns}, &avx512::head_range<avx512::VectorF32>, &avx512::head_range<avx512::VectorF64>}; }
+HeadKernels head_kernels_avx512() { return avx512::head_kernels(); }
 }  // namespace ipfast
 #endif

@@ -3,23 +3,25 @@
 //
 // A block of kBlockRows rows at a time: logits z = W h and products u = G h of a tile of classes go to a buffer laid out
 // [column][row], then an epilogue runs down the classes with the rows in the lanes. A row's arithmetic never depends on its
-// neighbours: short quads repeat their last row, so scores are the same bits wherever a row stands.
+// neighbours: short groups repeat their last row, so scores are the same bits wherever a row stands.
 
-// out[place[k]·kBlockRows + r] = ⟨row r, column k⟩ for 4 rows and K columns. The columns lie interleaved, [step][K][lanes], so that
-// one pointer walks through them; the last step is filled up with zeros (padded), or read in part (K = 1, a plain vector).
-// P: how many vectors to fetch a step, from `ahead` on.
-template <class V, int K, int P, bool padded = true>
-static inline void tile_4xk(const typename V::T* const* row, const typename V::T* w, int64_t width, typename V::T* out,
-                            const int64_t* place, const typename V::T* ahead) {
-    V sum[4][K];
-    for (int r = 0; r < 4; ++r)
+// out[place[k]·kBlockRows + r] = ⟨row r, column k⟩ for R rows (4 or 8) and K columns. The columns lie interleaved,
+// [step][K][lanes], so that one pointer walks through them; the last step is filled up with zeros (padded), or read in part
+// (K = 1, a plain vector). Far, Near: how many lines to fetch a step, from `far` into the second-level cache and from `near`, where
+// they have arrived, into the first.
+template <class V, int R, int K, int Far, int Near, bool padded = true>
+static inline void tile(const typename V::T* const* row, const typename V::T* w, int64_t width, typename V::T* out,
+                        const int64_t* place, const typename V::T* far, const typename V::T* near) {
+    V sum[R][K];
+    for (int r = 0; r < R; ++r)
         for (int k = 0; k < K; ++k) sum[r][k] = V::set(0);
     const int64_t whole = width - width % V::lanes;
     for (int64_t i = 0; i < whole; i += V::lanes, w += K * V::lanes) {
-        for (int p = 0; p < P; ++p) __builtin_prefetch(ahead + P * i + p * V::lanes, 0, 3);
+        for (int p = 0; p < Far; ++p) __builtin_prefetch(far + Far * i + p * V::lanes, 0, 2);
+        for (int p = 0; p < Near; ++p) __builtin_prefetch(near + Near * i + p * V::lanes, 0, 3);
         V column[K];
         for (int k = 0; k < K; ++k) column[k] = V::load(w + k * V::lanes);
-        for (int r = 0; r < 4; ++r) {
+        for (int r = 0; r < R; ++r) {
             const V h = V::load(row[r] + i).kept();
             for (int k = 0; k < K; ++k) sum[r][k] = V::fma(h, column[k], sum[r][k]);
         }
@@ -28,33 +30,49 @@ static inline void tile_4xk(const typename V::T* const* row, const typename V::T
         const int rest = static_cast<int>(width - whole);
         for (int k = 0; k < K; ++k) {
             const V column = padded ? V::load(w + k * V::lanes) : V::load(w, rest);
-            for (int r = 0; r < 4; ++r) sum[r][k] = V::fma(V::load(row[r] + whole, rest), column, sum[r][k]);
+            for (int r = 0; r < R; ++r) sum[r][k] = V::fma(V::load(row[r] + whole, rest), column, sum[r][k]);
         }
     }
-    for (int k = 0; k < K; ++k) V::sum4(sum[0][k], sum[1][k], sum[2][k], sum[3][k], out + place[k] * kBlockRows);
+    for (int k = 0; k < K; ++k)
+        for (int r = 0; r < R; r += 4)
+            V::sum4(sum[r][k], sum[r + 1][k], sum[r + 2][k], sum[r + 3][k], out + place[k] * kBlockRows + r);
 }
 
-template <class V, int P>
-static inline void tile_4x(int64_t columns, const typename V::T* const* row, const typename V::T* w, int64_t width,
-                           typename V::T* out, const int64_t* place, const typename V::T* ahead) {
+// The tile of 4 rows and as many columns as the registers hold, for rows that are in the cache.
+template <class V>
+static inline void cached_tile(int64_t columns, const typename V::T* const* row, const typename V::T* w, int64_t width,
+                               typename V::T* out, const int64_t* place) {
     switch (columns) {
-        case 1: return tile_4xk<V, 1, P>(row, w, width, out, place, ahead);
-        case 2: return tile_4xk<V, 2, P>(row, w, width, out, place, ahead);
-        case 3: return tile_4xk<V, V::columns < 3 ? 1 : 3, P>(row, w, width, out, place, ahead);
-        case 4: return tile_4xk<V, V::columns < 4 ? 1 : 4, P>(row, w, width, out, place, ahead);
-        case 5: return tile_4xk<V, V::columns < 5 ? 1 : 5, P>(row, w, width, out, place, ahead);
+        case 1: return tile<V, 4, 1, 0, 0>(row, w, width, out, place, nullptr, nullptr);
+        case 2: return tile<V, 4, 2, 0, 0>(row, w, width, out, place, nullptr, nullptr);
+        case 3: return tile<V, 4, V::columns < 3 ? 1 : 3, 0, 0>(row, w, width, out, place, nullptr, nullptr);
+        case 4: return tile<V, 4, V::columns < 4 ? 1 : 4, 0, 0>(row, w, width, out, place, nullptr, nullptr);
+        case 5: return tile<V, 4, V::columns < 5 ? 1 : 5, 0, 0>(row, w, width, out, place, nullptr, nullptr);
     }
 }
 
+// The tile of V::stream_rows rows and at most three columns, for rows that come from memory; `lines` of them are fetched a step.
+template <class V, int Far, int Near>
+static inline void streaming_tile(int64_t columns, const typename V::T* const* row, const typename V::T* w, int64_t width,
+                                  typename V::T* out, const int64_t* place, const typename V::T* far,
+                                  const typename V::T* near) {
+    switch (columns) {
+        case 1: return tile<V, V::stream_rows, 1, Far, Near>(row, w, width, out, place, far, near);
+        case 2: return tile<V, V::stream_rows, 2, Far, Near>(row, w, width, out, place, far, near);
+        case 3: return tile<V, V::stream_rows, V::stream_columns < 3 ? 1 : 3, Far, Near>(row, w, width, out, place, far, near);
+    }
+}
 template <class V>
-static inline void tile_4x_fetching(int64_t fetch, int64_t columns, const typename V::T* const* row,
-                                    const typename V::T* w, int64_t width, typename V::T* out, const int64_t* place,
-                                    const typename V::T* ahead) {
-    switch (fetch) {
-        case 0: return tile_4x<V, 0>(columns, row, w, width, out, place, ahead);
-        case 1: return tile_4x<V, 1>(columns, row, w, width, out, place, ahead);
-        case 2: return tile_4x<V, 2>(columns, row, w, width, out, place, ahead);
-        default: return tile_4x<V, 4>(columns, row, w, width, out, place, ahead);
+static inline void fetching_tile(int64_t lines, int64_t columns, const typename V::T* const* row, const typename V::T* w,
+                                 int64_t width, typename V::T* out, const int64_t* place, const typename V::T* far,
+                                 const typename V::T* near) {
+    switch (lines) {
+        case 0: return streaming_tile<V, 0, 0>(columns, row, w, width, out, place, far, near);
+        case 1: return streaming_tile<V, 1, 1>(columns, row, w, width, out, place, far, near);
+        case 2: return streaming_tile<V, 2, 2>(columns, row, w, width, out, place, far, near);
+        case 3: return streaming_tile<V, 3, 0>(columns, row, w, width, out, place, far, near);
+        case 4: return streaming_tile<V, 4, 0>(columns, row, w, width, out, place, far, near);
+        default: return streaming_tile<V, V::stream_rows, 0>(columns, row, w, width, out, place, far, near);
     }
 }
 
@@ -67,7 +85,7 @@ struct HeadBlock {
     T* chunk;                               // columns of a tile, packed
     T* panel;                               // [kBlockRows][width]: converted features
     const T* row[kBlockRows];
-    int64_t first, rows, quads;
+    int64_t first, rows;
 
     HeadBlock(const HeadArguments<T>& arguments, T* workspace) : a(arguments) {
         const int64_t tile = a.classes < kClassTile ? a.classes : kClassTile;
@@ -88,8 +106,8 @@ struct HeadBlock {
     void point_at(int64_t begin, int64_t count) {
         first = begin;
         rows = count;
-        quads = (count + 3) / 4;
-        for (int64_t r = 0; r < 4 * quads; ++r) {
+        constexpr int64_t group = V::stream_rows > 4 ? V::stream_rows : 4;
+        for (int64_t r = 0; r < (count + group - 1) / group * group; ++r) {
             const int64_t i = r < count ? r : count - 1;
             if (stored_as_computed()) {
                 row[r] = source(begin + i);
@@ -111,35 +129,37 @@ struct HeadBlock {
         for (int64_t j = 0; j < chunks; ++j) {
             const int64_t k = j * columns / chunks, next = (j + 1) * columns / chunks;
             pack_columns(w + k * a.width, next - k, a.width, V::lanes, chunk);
-            for (int64_t q = 0; q < quads; ++q)
-                tile_4x<V, 0>(next - k, row + 4 * q, chunk, a.width, out + k * kBlockRows + 4 * q, kInOrder, nullptr);
+            for (int64_t r = 0; r < rows; r += 4)
+                cached_tile<V>(next - k, row + r, chunk, a.width, out + k * kBlockRows + r, kInOrder);
         }
     }
 
     // The same for few columns, packed once: the features come from memory, so rows further on are fetched while these are
-    // multiplied. Line after line, as the hardware's own prefetcher likes it, and spread over the chunks, since loads and
-    // products overlap only if neither comes in bursts.
+    // multiplied: into the second-level cache kRowsAhead rows before their use, into the first one group before. Line after line, as
+    // the hardware's own prefetcher likes it, and spread over the chunks, since loads and products overlap only if neither comes in
+    // bursts. Fetching straight into the first level would throw out rows that are still in use.
     void products_streaming() {
+        constexpr int64_t group = V::stream_rows;
         const PackedHead<T>& head = *a.packed;
-        const int64_t steps = packed_steps(a.width, V::lanes), span = 4 * a.width;
+        const int64_t steps = packed_steps(a.width, V::lanes), chunks = head.chunks.size() - 1;
         const bool fetch = stored_as_computed() && a.row_stride == a.width;
         if (head.reference >= 0) {  // its products are zero by definition, and the epilogues write over them
             T *zero_z = z + head.reference * kBlockRows, *zero_u = u + head.reference * kBlockRows;
             for (int64_t r = 0; r < kBlockRows; ++r) zero_z[r] = zero_u[r] = 0;
         }
-        for (int64_t q = 0; q < quads; ++q) {
-            const int64_t next_quad = first + 4 * q + kRowsAhead;
-            const T* ahead = source(next_quad + 4 <= a.rows ? next_quad : first);
-            const T* columns = head.columns.data();
-            for (size_t j = 0; j + 1 < head.chunks.size(); ++j) {
-                const int64_t k = head.chunks[j], count = head.chunks[j + 1] - k, chunks = head.chunks.size() - 1;
-                const int64_t from = 4 * j / chunks, to = 4 * (j + 1) / chunks;
-                tile_4x_fetching<V>(fetch ? to - from : 0, count, row + 4 * q, columns, a.width, z + 4 * q, head.place.data() + k,
-                                    ahead + from * span / 4);
+        for (int64_t q = 0; q < rows; q += group) {
+            const T *far = ahead_of(q + kRowsAhead), *near = ahead_of(q + group), *columns = head.columns.data();
+            for (int64_t j = 0; j < chunks; ++j) {
+                const int64_t k = head.chunks[j], count = head.chunks[j + 1] - k;
+                const int64_t from = group * j / chunks, to = group * (j + 1) / chunks;
+                fetching_tile<V>(fetch ? to - from : 0, count, row + q, columns, a.width, z + q, head.place.data() + k,
+                                 far + from * a.width, near + from * a.width);
                 columns += count * steps * V::lanes;
             }
         }
     }
+    // A group of rows to fetch, `offset` rows behind the first of this block; near the end of the data any rows will do.
+    const T* ahead_of(int64_t offset) const { return source(first + offset + V::stream_rows <= a.rows ? first + offset : 0); }
 
     // Fill z (and u) with the products of classes [c0, c0 + tile).
     void multiply(int64_t c0, int64_t tile) {
@@ -165,7 +185,7 @@ struct HeadBlock {
         T out[4];
         for (int64_t r = 0; r < rows; ++r) {
             const T* same[4] = {row[r], row[r], row[r], row[r]};
-            tile_4xk<V, 1, 0, false>(same, a.query + a.labels[first + r] * a.width, a.width, out, kInOrder, nullptr);
+            tile<V, 4, 1, 0, 0, false>(same, a.query + a.labels[first + r] * a.width, a.width, out, kInOrder, nullptr, nullptr);
             label[r] = out[0];
         }
     }
@@ -173,7 +193,7 @@ struct HeadBlock {
         T out[4];
         for (int64_t r = 0; r < rows; ++r) {
             const T* same[4] = {row[r], row[r], row[r], row[r]};
-            tile_4xk<V, 1, 0, false>(same, row[r], a.width, out, kInOrder, nullptr);
+            tile<V, 4, 1, 0, 0, false>(same, row[r], a.width, out, kInOrder, nullptr, nullptr);
             norm[r] = out[0];
         }
     }
@@ -317,4 +337,11 @@ template <class V>
 static void head_range(const HeadArguments<typename V::T>& arguments, int64_t begin, int64_t end, typename V::T* workspace) {
     HeadBlock<V> block(arguments, workspace);
     for (int64_t i = begin; i < end; i += kBlockRows) block.score(i, end - i < kBlockRows ? end - i : kBlockRows);
+}
+
+static inline HeadKernels head_kernels() {
+    return {{VectorF32::lanes, VectorF32::columns, VectorF32::stream_columns},
+            {VectorF64::lanes, VectorF64::columns, VectorF64::stream_columns},
+            &head_range<VectorF32>,
+            &head_range<VectorF64>};
 }

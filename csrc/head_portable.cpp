@@ -13,6 +13,6 @@ namespace portable {
 
 }  // namespace portable
 
-HeadKernels head_kernels_portable() { return {{portable::VectorF32::lanes, portable::VectorF32::columns}, {portable::VectorF64::lanes, portable::VectorF64::columns}, &portable::head_range<portable::VectorF32>, &portable::head_range<portable::VectorF64>}; }
+HeadKernels head_kernels_portable() { return portable::head_kernels(); }
 
 }  // namespace ipfast

@@ -10,7 +10,7 @@
 namespace ipfast {
 
 struct Tile {
-    int64_t lanes, columns;  // of the register tile of an instruction set
+    int64_t lanes, columns, stream_columns;  // of the register tiles of an instruction set: rows in the cache, rows from memory
 };
 
 constexpr int64_t kInOrder[8] = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -56,7 +56,7 @@ struct PackedHead {
         }
         subtract(b, classes, bias);
         subtract(gb, classes, query_bias);
-        const int64_t count = static_cast<int64_t>(place.size()), parts = (count + tile.columns - 1) / tile.columns;
+        const int64_t count = static_cast<int64_t>(place.size()), parts = (count + tile.stream_columns - 1) / tile.stream_columns;
         columns.resize(count * packed_steps(width, tile.lanes) * tile.lanes);
         T* out = columns.data();
         for (int64_t j = 0; j < parts; ++j) {

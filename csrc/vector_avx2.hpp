@@ -11,6 +11,7 @@ struct VectorF32 {
     using T = float;
     static constexpr int lanes = 8;
     static constexpr int columns = 3;  // 4 rows × 3 columns = 12 accumulators of 16 registers
+    static constexpr int stream_rows = 4, stream_columns = 3;
     __m256 v;
 
     inline VectorF32 kept() const { auto r = v; asm("" : "+x"(r)); return {r}; }
@@ -55,6 +56,7 @@ struct VectorF64 {
     using T = double;
     static constexpr int lanes = 4;
     static constexpr int columns = 3;
+    static constexpr int stream_rows = 4, stream_columns = 3;
     __m256d v;
 
     inline VectorF64 kept() const { auto r = v; asm("" : "+x"(r)); return {r}; }

@@ -3,7 +3,9 @@
 struct VectorF32 {
     using T = float;
     static constexpr int lanes = 16;
-    static constexpr int columns = 5;  // 4 rows × 5 columns = 20 accumulators of 32 registers
+    static constexpr int columns = 5;         // 4 rows × 5 columns = 20 accumulators of 32 registers
+    static constexpr int stream_rows = 8;     // 8 rows × 3 columns = 24: the packed head passes through the first-level cache half as
+    static constexpr int stream_columns = 3;  // often as with 4 rows, which leaves its ports to the rows that come from memory
     __m512 v;
 
     inline VectorF32 kept() const { auto r = v; asm("" : "+v"(r)); return {r}; }
@@ -49,6 +51,7 @@ struct VectorF64 {
     using T = double;
     static constexpr int lanes = 8;
     static constexpr int columns = 5;
+    static constexpr int stream_rows = 8, stream_columns = 3;
     __m512d v;
 
     inline VectorF64 kept() const { auto r = v; asm("" : "+v"(r)); return {r}; }

@@ -5,6 +5,7 @@ struct PortableVector {
     using T = Scalar;
     static constexpr int lanes = Lanes;
     static constexpr int columns = 2;  // of the register tile: 4 rows × 2 columns leave room in 16 registers
+    static constexpr int stream_rows = 4, stream_columns = 2;
     T v[Lanes];
 
     inline PortableVector kept() const { return *this; }

@@ -17,8 +17,14 @@ from .last_layer import LastLayer
 
 BLOCK_BYTES = 16 * 2**20
 """Features that are held at once when they come from a file, a loader or a backbone."""
-RESIDENT_BLOCKS = 16
-"""Blocks that one call takes from an array in memory, which needs no copy: enough to make the call itself free."""
+RESIDENT_WORK = 1 << 40
+"""Products (N·d·C) of one call on an array in memory, which needs no copy: seconds between two steps of the progress bar."""
+
+
+def resident_rows(width: int, outputs: int) -> int:
+    """Rows of one call on an array in memory, a multiple of block_rows: many, since every call starts threads anew."""
+    unit = block_rows(width)
+    return max(unit, RESIDENT_WORK // (max(width, 1) * (outputs + 16)) // unit * unit)
 
 
 def block_rows(width: int) -> int:
@@ -93,7 +99,8 @@ class HeadEngine:
         if isinstance(source, ArraySource) and self.last.backbone is None:
             # `check` has prepared the labels.
             start = 0
-            for inputs, labels in source.batches(size * (RESIDENT_BLOCKS if source.inputs.resident else 1)):
+            resident = source.inputs.resident
+            for inputs, labels in source.batches(resident_rows(self.last.width, self.last.outputs) if resident else size):
                 h = self._place(self.last.features(self.where, inputs))
                 yield start, h, labels.to(h.device)
                 start += len(h)
@@ -159,7 +166,8 @@ class HeadEngine:
     def require_finite(self, argument: str, start: int, h: Tensor, values: Tensor) -> None:
         """Raise on the first row whose result is not finite, and say whether its features are the reason."""
         # One fast sum carries any NaN or infinity; only where it does (or overflows) are the rows looked at one by one.
-        if math.isfinite(float(values.sum(dtype=torch.float64))):
+        # On the CPU NumPy adds: torch's threads would go on spinning beside those of the next block's kernel.
+        if math.isfinite(float(values.numpy().sum() if values.device.type == "cpu" else values.sum())):
             return
         finite = torch.isfinite(values)
         if bool(finite.all()):

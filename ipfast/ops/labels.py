@@ -19,7 +19,7 @@ def class_labels(where: str, value: Tensor, rows: int, classes: int) -> Tensor:
         )
     value = value.long()
     if rows:
-        low, high = (int(bound) for bound in torch.aminmax(value))
+        low, high = _bounds(value)
         if low < 0 or high >= classes:
             bad = low if low < 0 else high
             row = int((value == bad).nonzero()[0])
@@ -29,6 +29,15 @@ def class_labels(where: str, value: Tensor, rows: int, classes: int) -> Tensor:
                 "Correct or drop such rows."
             )
     return value
+
+
+def _bounds(value: Tensor) -> tuple[int, int]:
+    """(smallest, largest) of integers. On the CPU NumPy looks: torch's threads would go on spinning beside the kernel's."""
+    if value.device.type == "cpu":
+        array = value.numpy()
+        return int(array.min()), int(array.max())
+    low, high = torch.aminmax(value)
+    return int(low), int(high)
 
 
 def targets(where: str, value: Tensor, rows: int, outputs: int, loss: str) -> Tensor:
