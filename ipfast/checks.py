@@ -11,16 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, InputTypeError, MissingFileError
-
-_ACTS_IN_TRAINING = (
-    nn.modules.dropout._DropoutNd,
-    nn.modules.batchnorm._NormBase,
-    nn.RReLU,
-    nn.RNNBase,
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-)
+from .errors import InputError, InputTypeError, MissingFileError, UnavailableError
 
 
 def _acts_in_training(module: nn.Module) -> bool:
@@ -29,7 +20,7 @@ def _acts_in_training(module: nn.Module) -> bool:
         return module.p > 0
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
         return bool(module.dropout)
-    return isinstance(module, _ACTS_IN_TRAINING) and not isinstance(module, nn.TransformerEncoderLayer)
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.RReLU))
 
 
 def check_evaluation_mode(where: str, model: nn.Module) -> None:
@@ -39,6 +30,12 @@ def check_evaluation_mode(where: str, model: nn.Module) -> None:
             raise InputError(
                 f"{where}: expected model in eval mode; {name or 'it'} ({type(module).__name__}) is in train mode, where "
                 "scores would depend on chance or on the other samples of a batch. Call model.eval() first."
+            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise InputError(
+                f"{where}: expected model to treat each sample alone; {name or 'it'} ({type(module).__name__}) keeps no "
+                "running statistics, so that a score would depend on the other samples of its batch even in eval mode. Train "
+                "it with track_running_stats=True."
             )
 
 
@@ -53,9 +50,27 @@ def existing_file(where: str, argument: str, path: str | os.PathLike[str]) -> Pa
     """`path` as a Path to a file that is there."""
     result = Path(path)
     if not result.exists():
-        raise MissingFileError(f"{where}: expected {argument} to be a file; {str(result)!r} does not exist.")
+        raise MissingFileError(f"{where}: expected {argument} to be a file; {str(result)!r} does not exist. Check the path.")
     if not result.is_file():
         raise InputError(f"{where}: expected {argument} to be a file; {str(result)!r} is a folder.")
+    return result
+
+
+def usable_device(where: str, device: str | torch.device | None) -> torch.device | None:
+    """`device` as torch's object, after it has held a tensor; None stays None."""
+    if device is None:
+        return None
+    try:
+        result = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"{where}: expected device to be one of torch, such as 'cpu' or 'cuda:0'; got {device!r}.") from error
+    try:
+        torch.empty(0, device=result)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise UnavailableError(
+            f"{where}: expected a device that works here; device={str(device)!r} does not ({reason}). Use device='cpu'."
+        ) from error
     return result
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import ops
-from .checks import existing_file, positive_integer
+from .checks import existing_file, positive_integer, usable_device
 from .curvature import Identity
 from .data import Source, open_source
 from .data.writers import check_output, written_whole
@@ -23,7 +23,7 @@ from .engines import HeadEngine, find_last_layer
 from .errors import InputError
 from .impacts import Impact, get_impact
 from .losses import Loss, get_loss
-from .methods import Control, Method, get_method
+from .methods import METHODS, Control, Method, get_method
 from .points import Point
 from .registry import check_choice
 
@@ -110,7 +110,10 @@ class Query:
             )
             loss = type(get_loss(where, about["loss"]))(**json.loads(about["loss_options"]))
             include_bias, stats = json.loads(about["include_bias"]), json.loads(about["stats"])
-            return cls(terms, get_method(where, about["method"]), loss, about["head"], include_bias, stats)
+            name = about["method"]
+            # A stored query is complete in its terms; of a method that is no row of the table only the name is left to know.
+            method = METHODS.get(where, name) if name in METHODS else Method(name=name)
+            return cls(terms, method, loss, about["head"], include_bias, stats)
         except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
             raise InputError(
                 f"{where}: expected a file written by Query.save; {str(file)!r} cannot be read ({error})."
@@ -157,8 +160,10 @@ def query(
     chosen = get_method(where, method)
     check_choice(where, "params", params, ("last",))
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
+    loss = known_loss(where, loss)
     target_impact = get_impact(where, impact)
     require_val(where, chosen, val, target_impact)
+    target = usable_device(where, device)
     source = None if val is None else open_source(where, "val", val, batch_size=size)
     finder = source
     if finder is None and train is not None:
@@ -173,9 +178,14 @@ def query(
         backend=backend,
         include_bias=include_bias,
         batch_size=size,
-        device=None if device is None else torch.device(device),
+        device=target,
     )
     return build_query(engine, chosen, target_impact, source)
+
+
+def known_loss(where: str, loss: str | Loss) -> str | Loss:
+    """The loss asked for, checked before a model runs; "auto" stays, since only the model can tell."""
+    return loss if isinstance(loss, str) and loss == "auto" else get_loss(where, loss)
 
 
 def default_loss(loss: str | Loss, own: str | None, where: str) -> Loss:
@@ -238,7 +248,8 @@ def _validation_gradient(engine: HeadEngine, impact: Impact, source: Source) -> 
     for start, block, labels in engine.blocks("val", source):
         dtype = torch.float64 if block.dtype == torch.float64 else torch.float32
         for first in range(0, len(block), ops.BLOCK_ROWS):
-            h, y = block[first : first + ops.BLOCK_ROWS], labels[first : first + ops.BLOCK_ROWS]
+            # Contiguous, since a library product of other strides may round otherwise.
+            h, y = block[first : first + ops.BLOCK_ROWS].contiguous(), labels[first : first + ops.BLOCK_ROWS]
             z = engine.logits(h)
             engine.require_finite("val", start + first, h, z.sum(dim=1))
             if impact.additive:

@@ -13,15 +13,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import dispatch
-from .checks import positive_integer
+from .checks import positive_integer, usable_device
 from .data import Source, check_output, open_source, same_data
 from .data.sources import split_batch
+from .data.writers import FORMATS
 from .engines import HeadEngine, find_last_layer
 from .errors import InputError, IpfastWarning
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
-from .query import BATCH_SIZE, Dot, Query, build_query, default_loss, require_val
+from .query import BATCH_SIZE, Dot, Query, build_query, default_loss, known_loss, require_val
 from .registry import check_choice
 from .scores import Scores
 
@@ -59,7 +60,7 @@ class Scorer:
             backend=backend,
             include_bias=query.include_bias,
             batch_size=BATCH_SIZE,
-            device=None if device is None else torch.device(device),
+            device=usable_device(where, device),
         )
         check_query_fits(where, query, self.engine)
 
@@ -128,8 +129,8 @@ def score(
     than chance.
 
     Args:
-        model: an nn.Module that ends in an nn.Linear, in eval mode; a bare nn.Linear, when the data are features; or a fitted
-            scikit-learn linear classifier.
+        model: an nn.Module that ends in an nn.Linear, in eval mode; a bare nn.Linear, when the data are features; a fitted
+            scikit-learn linear classifier; or a .safetensors or .npz path with `weight` [C, d] and `bias` [C].
         train, val: a pair (features or inputs [N, ...], labels) of arrays, tensors or .npy paths; a Dataset; a DataLoader that
             does not shuffle; a path to an .npz or .safetensors file with `features` and `labels`. A memory-mapped array is read
             block by block. val may be a stored Query, which carries its method; it is None for self_tracin, loss and random.
@@ -148,7 +149,7 @@ def score(
         device: where scores are computed; default: where the model or the features are.
         progress: show a bar with rate and remaining time on runs over a second.
         ids: [N] names of the samples, carried to the output.
-        out: .npy, .parquet or .csv path for the scores; appears only when complete.
+        out: .npy, .parquet or .csv path for the scores, or .safetensors for everything; appears only when complete.
 
     Returns:
         Scores with values [N] in the order of the data, float32, or float64 for float64 features.
@@ -171,16 +172,18 @@ def score(
     check_choice(where, "backend", backend, dispatch.BACKENDS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     stored = val if isinstance(val, Query) else None
-    if stored is not None and not (method == "ip" and loss == "auto" and impact == "utility"):
-        raise InputError(
-            f"{where}: expected no method, loss or impact beside a stored Query, which carries its own. Leave them out."
-        )
+    given = {"method": method != "ip", "loss": loss != "auto", "impact": impact != "utility", "head": head is not None}
+    given["include_bias"] = not include_bias
+    if stored is not None and any(given.values()):
+        superfluous = " and ".join(name for name, is_given in given.items() if is_given)
+        raise InputError(f"{where}: expected no {superfluous} beside a stored Query, which carries its own. Leave it out.")
     chosen = stored.method if stored is not None else get_method(where, method)
+    loss = known_loss(where, loss)
     chosen_impact = get_impact(where, impact)
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
-    output = None if out is None else check_output(where, "out", out)
-    target = None if device is None else torch.device(device)
+    output = None if out is None else check_output(where, "out", out, (".safetensors", *FORMATS))
+    target = usable_device(where, device)
     dispatch.select_backend(backend, device=target or _device_of(model, train))
 
     source = open_source(where, "train", train, batch_size=size)
@@ -240,20 +243,29 @@ def _stream(engine: HeadEngine, query: Query, source: Source, progress: bool) ->
     values: Tensor | None = None
     pieces: list[Tensor] = []
     choice: dispatch.BackendChoice | None = None
+    done = 0
     with tqdm(
         total=source.rows, desc=query.method.name, unit=" samples", unit_scale=True, delay=1, disable=not progress
     ) as bar:
         for start, h, y in engine.blocks("train", source):
             choice = choice or dispatch.select_backend(engine.backend, device=h.device)
             part = block_scores(engine, query, h, y, first_row=start)
+            done = start + len(part)
             engine.require_finite("train", start, h, part)
             if source.rows is None:
                 pieces.append(part.cpu())
             else:
+                if done > source.rows:
+                    break
                 if values is None:
                     values = torch.empty(source.rows, dtype=part.dtype)
-                values[start : start + len(part)] = part
+                values[start:done] = part
             bar.update(len(part))
+    if source.rows not in (None, done):
+        raise InputError(
+            f"score: expected {source.rows} samples, the length of train; it gave {'more' if done > source.rows else done}. "
+            "Check its __len__ and its sampler."
+        )
     if source.rows is None:
         values = torch.cat(pieces) if pieces else None
     if values is None or choice is None:
@@ -284,7 +296,9 @@ def _names(where: str, ids: Any, source: Source) -> np.ndarray | None:
     if ids is None:
         return None
     names = np.asarray(ids)
-    if names.ndim != 1 or names.dtype == object or (source.rows is not None and len(names) != source.rows):
+    if names.dtype.kind in "OT" and all(isinstance(name, str) for name in names.flat):  # names as pandas gives them
+        names = names.astype(str)
+    if names.ndim != 1 or names.dtype.kind not in "biufU" or (source.rows is not None and len(names) != source.rows):
         raise InputError(
             f"{where}: expected ids to be {source.rows if source.rows is not None else 'N'} numbers or strings, one a sample; "
             f"got shape {list(names.shape)} and dtype {names.dtype}."

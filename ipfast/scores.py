@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from .checks import existing_file, positive_integer
+from .checks import as_tensor, existing_file, positive_integer
+from .data.files import read_column
 from .data.writers import FORMATS, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
 
@@ -38,11 +40,18 @@ class Scores:
     stats: Mapping[str, Any] = field(default_factory=dict)
     ids: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Tensor) or self.values.dim() != 1 or not self.values.dtype.is_floating_point:
+            shape = f"{self.values.dtype} {list(self.values.shape)}" if isinstance(self.values, Tensor) else type(self.values)
+            raise InputError(f"Scores: expected values to be a floating-point tensor [N]; got {shape}.")
+        if self.ids is not None and len(self.ids) != len(self.values):
+            raise InputError(f"Scores: expected one of ids a value; got {len(self.ids)} for {len(self.values)} values.")
+
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def __repr__(self) -> str:
-        low, high = (float(bound) for bound in torch.aminmax(self.values))
+        low, high = (float(bound) for bound in torch.aminmax(self.values)) if len(self) else (math.nan, math.nan)
         return (
             f"Scores({len(self)} samples, method={self.method!r}, engine={self.engine!r}, backend={self.backend!r}, "
             f"range {low:.4g}..{high:.4g}, {int((self.values < 0).sum())} negative)"
@@ -58,8 +67,8 @@ class Scores:
             return int(amount)
         if not 0 < amount < 1:
             raise InputError(f"Scores: expected a share between 0 and 1; got {amount:g}. Pass an int for a count.")
-        # 0.05·60 is 3.0000000000000004 and 0.07·100 is 7.000000000000001, but 0.29·100 is 28.999999999999996.
-        return math.floor(round(float(amount) * len(self), 9))
+        # 0.29·100 is 28.999999999999996: a product that is an integer up to rounding is meant to be that integer.
+        return math.floor(float(amount) * len(self) * (1 + 4 * sys.float_info.epsilon))
 
     def lowest(self, amount: float) -> Tensor:
         """Indices of the most detrimental samples, worst first, ties by index. `amount`: see `count`. int64 [k]"""
@@ -71,7 +80,8 @@ class Scores:
 
     def topk(self, k: int, *, largest: bool = True) -> tuple[Tensor, Tensor]:
         """(values, indices) of the k highest scores, or the lowest with largest=False."""
-        indices = self.highest(positive_integer("Scores.topk", "k", k)) if largest else self.lowest(k)
+        k = positive_integer("Scores.topk", "k", k)
+        indices = self.highest(k) if largest else self.lowest(k)
         return self.values[indices], indices
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -94,12 +104,13 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
-        """Read what `save` wrote to .safetensors, or the scores alone from .npy."""
+        """Read what `save` wrote: everything from .safetensors, scores and ids from .csv and .parquet, scores from .npy."""
         where = "Scores.load"
         file = existing_file(where, "path", path)
+        if file.suffix in FORMATS:
+            column, names = read_column(where, "path", file, "score")
+            return cls(as_tensor(column), "unknown", "unknown", "unknown", {}, names)
         try:
-            if file.suffix == ".npy":
-                return cls(torch.from_numpy(np.load(file, allow_pickle=False)), "unknown", "unknown", "unknown")
             with safe_open(str(file), framework="pt") as archive:
                 about, values = archive.metadata() or {}, archive.get_tensor("values")
             ids = json.loads(about["ids"])
@@ -113,6 +124,6 @@ class Scores:
             )
         except (SafetensorError, ValueError, KeyError, OSError, EOFError) as error:
             raise InputError(
-                f"{where}: expected a .safetensors file written by Scores.save, or an .npy file of scores; "
+                f"{where}: expected a .safetensors file written by Scores.save, or scores in .npy, .csv or .parquet; "
                 f"{str(file)!r} cannot be read ({error})."
             ) from error

@@ -1,6 +1,6 @@
 """What `train` and `val` may be (readers), and where scores go (writers)."""
 
-from .files import read_arrays, read_head
+from .files import read_arrays, read_head, read_pair
 from .rows import Rows
 from .sources import ArraySource, LoaderSource, Source, open_source, same_data
 from .writers import check_output, write_table
@@ -14,6 +14,7 @@ __all__ = [
     "open_source",
     "read_arrays",
     "read_head",
+    "read_pair",
     "same_data",
     "write_table",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import struct
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..checks import existing_file
-from ..errors import InputError
+from ..errors import InputError, UnavailableError
 
 _MAPPABLE = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
 
@@ -104,6 +105,58 @@ def read_arrays(where: str, argument: str, path: str | os.PathLike[str]) -> tupl
         )
     arrays = read_named(where, argument, path, ("features", "labels"))
     return arrays["features"], arrays["labels"]
+
+
+def read_pair(where: str, argument: str, data: Any) -> tuple[Any, Any]:
+    """(features, labels) of a path with both, or of a pair of arrays or .npy paths."""
+    if isinstance(data, (str, os.PathLike)):
+        return read_arrays(where, argument, data)
+    features, labels = (read_npy(where, argument, part) if isinstance(part, (str, os.PathLike)) else part for part in data)
+    return features, labels
+
+
+def read_column(where: str, argument: str, path: str | os.PathLike[str], column: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """(a numeric column [N], the `id` column if there is one) of a .csv or .parquet file, or the array of an .npy file."""
+    file = existing_file(where, argument, path)
+    ids = None
+    if file.suffix == ".npy":
+        values = np.array(read_npy(where, argument, file))
+    else:
+        try:
+            table = _read_csv(file) if file.suffix == ".csv" else _read_parquet(where, file)
+            values = np.asarray(table[column], dtype=np.float64)
+        except (KeyError, ValueError, OSError, csv.Error) as error:
+            raise InputError(
+                f"{where}: expected {argument} to be a table with a numeric column {column!r}; {str(file)!r} cannot be read "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        ids = np.asarray(table["id"]) if "id" in table else None
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise InputError(
+            f"{where}: expected {argument} to hold floating-point numbers [N]; {file.name!r} has {values.dtype} "
+            f"{list(values.shape)}."
+        )
+    return values, ids
+
+
+def _read_csv(file: Path) -> dict[str, Any]:
+    with open(file, newline="", encoding="utf-8") as stream:
+        reader = csv.reader(stream)
+        names = next(reader, [])
+        columns = list(zip(*reader, strict=True)) or [()] * len(names)
+    return dict(zip(names, columns, strict=True))
+
+
+def _read_parquet(where: str, file: Path) -> dict[str, Any]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UnavailableError(
+            f"{where}: expected the package pyarrow to read .parquet; it is not installed. "
+            "Install it (pip install 'ipfast[parquet]') or use .npy or .csv."
+        ) from error
+    table = parquet.read_table(file)
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def read_head(where: str, path: str | os.PathLike[str]) -> torch.nn.Linear:

@@ -66,8 +66,10 @@ class LoaderSource(Source):
 
     def __init__(self, where: str, argument: str, loader: DataLoader[Any]) -> None:
         self.where, self.argument, self.loader = where, argument, loader
-        self.rows = None if isinstance(loader.dataset, IterableDataset) else len(loader.dataset)  # type: ignore[arg-type]
         sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        # Where the data set makes the batches, or a batch sampler of the user's own, the lengths known here are not N.
+        countable = loader.batch_size is not None and not isinstance(loader.dataset, IterableDataset)
+        self.rows = len(sampler) if countable and isinstance(sampler, Sized) else None
         if isinstance(sampler, _SHUFFLING) or (isinstance(sampler, DistributedSampler) and sampler.shuffle):
             raise InputError(
                 f"{where}: expected {argument} to be a DataLoader that keeps the order of its data; it shuffles "
@@ -80,8 +82,6 @@ class LoaderSource(Source):
                 f"{where}: expected {argument} to be a DataLoader over all samples; drop_last=True leaves out "
                 f"{self.rows % (loader.batch_size or 1)} of {self.rows}. Build it with drop_last=False."
             )
-        if self.rows is not None and isinstance(sampler, Sized):
-            self.rows = len(sampler)
 
     def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
         for batch in self.loader:
@@ -112,7 +112,8 @@ def open_source(where: str, argument: str, data: Any, *, batch_size: int) -> Sou
         return ArraySource(where, argument, data[0], data[1])
     if isinstance(data, DataLoader):
         return LoaderSource(where, argument, data)
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+    bare = isinstance(data, (np.ndarray, Tensor, Mapping)) or hasattr(data, "to_numpy")  # indexable, but not by sample
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not bare):
         return LoaderSource(where, argument, DataLoader(data, batch_size=batch_size, shuffle=False))
     raise InputTypeError(
         f"{where}: expected {argument} to be a pair (features, labels), a Dataset, a DataLoader, or a path to an .npz or "
@@ -122,14 +123,13 @@ def open_source(where: str, argument: str, data: Any, *, batch_size: int) -> Sou
 
 def same_data(one: Any, other: Any) -> bool:
     """Whether two data arguments are the same samples: the same object, or pairs over the same memory."""
+    one, other = (data.dataset if isinstance(data, DataLoader) else data for data in (one, other))
     if one is other:
         return True
     if isinstance(one, (str, os.PathLike)) and isinstance(other, (str, os.PathLike)):
         return Path(one).resolve() == Path(other).resolve()
-    if isinstance(one, DataLoader) and isinstance(other, DataLoader):
-        return one.dataset is other.dataset
     if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)) and len(one) == len(other) == 2:
-        return _memory(one[0]) is not None and _memory(one[0]) == _memory(other[0])
+        return one[0] is other[0] or (_memory(one[0]) is not None and _memory(one[0]) == _memory(other[0]))
     return False
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from ..errors import InputError, MissingFileError, UnavailableError
 
 FORMATS = (".npy", ".parquet", ".csv")
+ARCHIVES = (".npz", ".safetensors")
 
 
 def check_output(where: str, argument: str, path: str | os.PathLike[str], formats: tuple[str, ...] = FORMATS) -> Path:
@@ -63,6 +65,16 @@ def write_table(where: str, path: str | os.PathLike[str], columns: dict[str, np.
     }
     with written_whole(file) as beside:
         write[file.suffix](beside, columns)
+
+
+def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays to .npz or .safetensors."""
+    with written_whole(path) as beside:
+        if path.suffix == ".npz":
+            with open(beside, "wb") as stream:
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
+        else:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, beside)
 
 
 def _write_npy(path: Path, columns: dict[str, np.ndarray]) -> None:

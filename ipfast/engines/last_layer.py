@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_evaluation_mode, check_finite_parameters
+from ..data.files import read_head
 from ..errors import InputError, InputTypeError
 from .estimators import EstimatorLabels, is_estimator, read_estimator
 
@@ -51,6 +53,10 @@ class LastLayer:
     def features(self, where: str, inputs: Any) -> Tensor:
         """h [B, d] of a batch; the backbone runs once, under inference_mode."""
         if self.backbone is None:
+            if isinstance(inputs, tuple):
+                raise InputError(
+                    f"{where}: expected batches (features, labels) for a linear head; got {len(inputs)} inputs a batch."
+                )
             return _two_dimensional(where, torch.as_tensor(inputs), self.width)
         head = self.backbone.get_submodule(self.name)
         seen: list[Tensor] = []
@@ -103,11 +109,14 @@ def find_last_layer(
 
     Args:
         where: the calling function, for messages.
-        model: an nn.Module ending in an nn.Linear, a bare nn.Linear, or a fitted scikit-learn linear classifier.
+        model: an nn.Module ending in an nn.Linear, a bare nn.Linear, a fitted scikit-learn linear classifier, or the path of
+            a head.
         head: name of the head among model.named_modules(); None finds it.
         first_inputs: gives the inputs of one batch to find the head with.
         check: refuse a model in train mode and a head with NaN.
     """
+    if isinstance(model, (str, os.PathLike)):
+        model = read_head(where, model)
     if is_estimator(model):
         weight, bias, loss, encode = read_estimator(where, model)
         last = LastLayer(weight, bias, loss=loss, encode=encode)

@@ -31,10 +31,12 @@ class Custom(Impact):
                     f"query: expected impact to return one number, f(logits, labels) -> scalar; got {got}. "
                     "Take the mean over the validation samples."
                 )
-            if not value.requires_grad:
+            gradient = None
+            if value.requires_grad:
+                (gradient,) = torch.autograd.grad(value.reshape(()), logits, allow_unused=True)
+            if gradient is None:
                 raise InputError(
                     "query: expected impact to be differentiable in the logits; its value does not depend on them through "
                     "torch operations. Avoid argmax, .item() and .detach()."
                 )
-            (gradient,) = torch.autograd.grad(value.reshape(()), logits)
         return gradient
