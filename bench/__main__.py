@@ -1,0 +1,93 @@
+"""The command line: python -m bench head | table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from . import record as results
+from .cases import head as head_case
+from .contender import Contender
+from .gate import GateError
+from .machine import ROOT
+from .measure import MIN_REPEATS
+from .memory import extra_peak_bytes
+from .reports import head as head_report
+from .roofline import Probe
+from .run import measure
+from .tables import replace_block
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Benchmarks of ipfast. Run from the repository's root on an otherwise idle machine.",
+)
+
+
+@app.command()
+def head(
+    classes: Annotated[
+        list[int] | None, typer.Option(help="Numbers of classes; may be repeated. Default: 2 10 100 1000.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Samples N; default: the standard size of each C.")] = None,
+    repeats: Annotated[int, typer.Option(min=MIN_REPEATS, help="Interleaved repeats.")] = 11,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own.")] = None,
+    memory: Annotated[bool, typer.Option(help="Measure extra peak memory (a fresh process each on the CPU).")] = True,
+    record: Annotated[bool, typer.Option(help="Write the rows to bench/results/head.jsonl.")] = True,
+) -> None:
+    """Scores of resident features at a linear head: time, ratios, memory, and whether the bounds hold."""
+    place = torch.device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    probe = Probe(place, torch.float32)
+    for number in classes or head_case.STANDARD_ROWS:
+        count = rows or head_case.STANDARD_ROWS.get(number) or 40_000
+        problem = head_case.make_problem(number, count, place)
+        contenders = head_case.make_contenders(problem)
+        try:
+            for contender in contenders:
+                if contender.scores:
+                    head_case.check_scores(problem, contender)
+        except GateError as error:
+            typer.secho(f"Wrong scores, so no speed: {error}", fg="red", err=True)
+            raise typer.Exit(1) from None
+
+        def child_memory(contender: Contender, number: int = number, count: int = count) -> int | None:
+            return extra_peak_bytes(head_case.prepare_memory, contender.name, number, count, torch.get_num_threads())
+
+        found = measure(
+            head_case.NAME,
+            {"rows": count, "width": head_case.WIDTH, "classes": number, "dtype": "float32"},
+            contenders,
+            probe,
+            device=place,
+            repeats=repeats,
+            child_memory=child_memory if memory else None,
+        )
+        typer.echo(head_report.terminal(found) + "\n")
+        if record:
+            results.record(found)
+        del problem, contenders
+    for name, meaning in head_case.MEANING.items():
+        typer.echo(f"{name:<16} {meaning}")
+
+
+@app.command()
+def table(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if the README is not up to date.")] = False,
+    readme: Annotated[Path, typer.Option(help="The file with the markers.")] = ROOT / "README.md",
+) -> None:
+    """Write the README's tables from bench/results."""
+    stale = replace_block(readme, head_case.NAME, head_report.readme(results.load(head_case.NAME)), dry=check)
+    typer.echo(f"{readme.name}: {('out of date' if check else 'written') if stale else 'up to date'}")
+    if check and stale:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""What is printed of a case, and what the README shows of it."""
