@@ -83,3 +83,13 @@ def network_problem(dtype: torch.dtype = torch.float64, rows: int = ROWS) -> Pro
         x, x_val = torch.randn(rows, 2, 4, 4, dtype=dtype), torch.randn(VALIDATION_ROWS, 2, 4, 4, dtype=dtype)
         y, y_val = torch.randint(4, (rows,)), torch.randint(4, (VALIDATION_ROWS,))
     return Problem(model, model.fc, x, y, x_val, y_val)
+
+
+class ScoringCollate:
+    """Scores a batch in the worker that has loaded it. It is here because a spawned worker imports it by name."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.scorer = scorer
+
+    def __call__(self, samples: Any) -> Tensor:
+        return self.scorer(torch.utils.data.default_collate(samples))
