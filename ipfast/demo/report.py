@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import platform
+import textwrap
 from collections.abc import Iterator
 from html import escape
 
@@ -48,9 +50,11 @@ def table_of(comparison: Comparison) -> Iterator[str]:
             f"{f'({_points(comparison, outcome)})':>8}{outcome.score_seconds:>8.3f}{outcome.train_seconds:>7.2f}"
         )
     yield "─" * 79
-    yield f"Before that: {_stages(comparison)}"
+    yield from textwrap.wrap(f"Before that: {_stages(comparison)}", 79)
     yield ""
     yield from READING.splitlines()
+    yield _error(comparison)
+    yield ""
     yield from CLEAN.splitlines()
 
 
@@ -67,6 +71,13 @@ def _points(comparison: Comparison, outcome: Outcome) -> str:
 def _stages(comparison: Comparison) -> str:
     seconds = comparison.problem.seconds
     return ", ".join(f"{stage} {spent:.{2 if spent < 1 else 0}f} s" for stage, spent in seconds.items())
+
+
+def _error(comparison: Comparison) -> str:
+    """How far an accuracy is from that on endless test data."""
+    count = len(comparison.problem.test[1])
+    points = 100 * math.sqrt(comparison.accuracy * (1 - comparison.accuracy) / count)
+    return f"The standard error of an accuracy on these {count:,} test samples is {points:.1f} points."
 
 
 def page_of(comparison: Comparison, seed: int) -> str:
@@ -97,14 +108,15 @@ def page_of(comparison: Comparison, seed: int) -> str:
 <div class="scroll">
 {_table(comparison)}
 </div>
-<p class="note">{escape(READING)} Seconds: to score all {len(problem.given):,} samples, and to train again. Before
-that: {escape(_stages(comparison))}.</p>
+<p class="note">{escape(READING)} {_error(comparison)}
+Seconds: to score all {len(problem.given):,} samples, and to train again. Before that: {escape(_stages(comparison))}.</p>
 <p class="note"><strong>Why the hold-out must be clean.</strong> ip asks which training samples lower the loss on the hold-out.
 With wrong labels there, wrong training labels look helpful: the last line of the table is ip against the same hold-out under
 labels as noisy as the training set's. Without a trusted hold-out, use self_tracin.</p>
 </section>
 <section>
 <h2>Scores of wrong and right labels</h2>
+<p>The lowest and the highest 0.5% are drawn at the edges. Note the logarithmic scale.</p>
 <div class="figures">
 {"".join(_histogram(comparison, outcome) for outcome in methods)}
 </div>
