@@ -1,0 +1,5 @@
+"""python -m ipfast"""
+
+from .cli import app
+
+app(prog_name="ipfast")

@@ -1,0 +1,209 @@
+"""The command line, as a user meets it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from problems import ROWS, linear_problem
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import ipfast
+from ipfast.cli import app
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with features, labels, head and validation data in files."""
+    problem = linear_problem()
+    np.save(tmp_path / "H.npy", problem.x.numpy())
+    np.save(tmp_path / "y.npy", problem.y.numpy())
+    np.savez(tmp_path / "data.npz", features=problem.x.numpy(), labels=problem.y.numpy())
+    np.savez(tmp_path / "val.npz", features=problem.x_val.numpy(), labels=problem.y_val.numpy())
+    save_file({name: value.detach() for name, value in problem.head.state_dict().items()}, tmp_path / "head.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def flat(text):
+    """Text without the line breaks and frames of a terminal."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def truth():
+    problem = linear_problem()
+    return ipfast.score(problem.model, problem.train, problem.val)
+
+
+PAIR = ("score", "--features", "H.npy", "--labels", "y.npy", "--head", "head.safetensors")
+ONE = ("score", "--train", "data.npz", "--head", "head.safetensors")
+VAL = ("--val", "val.npz")
+
+
+@pytest.mark.parametrize("data", [PAIR, ONE], ids=["pair", "one"])
+@pytest.mark.parametrize("ending", [".npy", ".csv", ".parquet", ".safetensors"])
+def test_score_writes_the_scores_of_the_library(ending, data, folder):
+    done = run(*data, *VAL, "--out", f"scores{ending}")
+    assert done.exit_code == 0, done.output
+    assert f"Scores written to scores{ending}" in done.output
+    assert ipfast.Scores.load(f"scores{ending}").values.tolist() == truth().values.tolist()
+
+
+def test_score_without_out_prints_a_summary_and_the_lowest_rows(folder):
+    before = sorted(folder.iterdir())
+    done = run(*PAIR, *VAL, "--rows", "3")
+    scores = truth()
+    assert done.exit_code == 0
+    assert f"{ROWS} samples, method ip, engine head" in done.output
+    assert f"{int((scores.values < 0).sum())} negative; minimum {float(scores.values.min()):.4g}" in done.output
+    rows = [line.split() for line in done.output.split("most detrimental first):")[1].splitlines()[2:]]
+    assert [int(row) for row, _ in rows] == scores.lowest(3).tolist()
+    assert [score for _, score in rows] == [f"{float(scores.values[i]):.5g}" for i in scores.lowest(3)]
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("rows", [0, 1000])
+def test_rows_may_be_none_or_more_than_there_are(rows, folder):
+    done = run(*ONE, *VAL, "--rows", rows)
+    assert done.exit_code == 0
+    assert ("lowest" in done.output) == (rows > 0)
+
+
+@pytest.mark.parametrize("method", ["self_tracin", "loss", "random"])
+def test_methods_without_val(method, folder):
+    done = run(*ONE, "--method", method, "--out", "s.npy")
+    assert done.exit_code == 0, done.output
+    problem = linear_problem()
+    assert np.load("s.npy").tolist() == ipfast.score(problem.model, problem.train, method=method).values.tolist()
+
+
+def test_curate_after_score(folder):
+    run(*ONE, *VAL, "--out", "scores.npy")
+    done = run("curate", "scores.npy", "--drop", "0.1", "--out", "keep.npy")
+    assert done.exit_code == 0, done.output
+    keep = ipfast.curate.trim(truth(), 0.1)
+    assert f"Kept {len(keep)} of {ROWS} samples: keep.npy" in done.output
+    assert np.load("keep.npy").tolist() == keep.tolist()
+    done = run("curate", "scores.npy", "--drop", "4", "--train", "data.npz", "--out", "curated.npz")
+    assert f"Kept {ROWS - 4} of {ROWS}" in done.output
+    done = run("curate", "scores.npy", "--features", "H.npy", "--labels", "y.npy", "--out", "again.npz")
+    assert done.exit_code == 0, done.output
+    done = run("score", "--train", "curated.npz", "--head", "head.safetensors", *VAL)
+    assert f"{ROWS - 4} samples" in done.output
+
+
+BAD = {
+    "no_data": (("score", "--head", "head.safetensors", *VAL), "score: expected either --train data.npz .* or both --features"),
+    "half_a_pair": (("score", "--features", "H.npy", "--head", "head.safetensors", *VAL), "expected either --train"),
+    "both": ((*PAIR, *VAL, "--train", "data.npz"), "expected either --train"),
+    "no_val": (ONE, "score: expected val, .*; got None"),
+    "superfluous_val": ((*ONE, *VAL, "--method", "self_tracin"), "expected no val for method 'self_tracin'"),
+    "no_head": (
+        ("score", "--train", "data.npz", "--head", "none.npz", *VAL),
+        "expected head to be a file; 'none.npz' does not exist",
+    ),
+    "method": ((*ONE, *VAL, "--method", "selftracin"), "Did you mean 'self_tracin'"),
+    "loss": ((*ONE, *VAL, "--loss", "ce"), "expected loss to be one of .*; got 'ce'"),
+    "backend": ((*ONE, *VAL, "--backend", "cp"), "Did you mean 'cpp'"),
+    "device": ((*ONE, *VAL, "--device", "gpu"), "expected device to be one of torch"),
+    "ending": ((*ONE, *VAL, "--out", "s.txt"), r"expected out to end in one of .*; got 's\.txt'"),
+    "curate_count": (("curate", "s.npy", "--out", "k.npy", "--drop", "4"), "expected a count between 0 and 3; got 4"),
+    "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected --drop to be a share .*; got 1.5"),
+    "curate_zero": (("curate", "s.npy", "--out", "k.npy", "--drop", "0"), "expected a share between 0 and 1; got 0"),
+    "curate_data": (("curate", "s.npy", "--out", "k.npz"), "expected the training data to write 'k.npz'"),
+    "curate_missing": (("curate", "none.npy", "--out", "k.npy"), "expected path to be a file; 'none.npy' does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message_and_exit_code_2(case, folder):
+    import re
+
+    np.save("s.npy", np.arange(3.0))
+    before = sorted(folder.iterdir())
+    arguments, message = BAD[case]
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("ipfast: ")
+    assert re.search(message, done.stderr), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_row_that_is_not_finite_is_named_and_nothing_is_written(folder):
+    h = np.load("H.npy")
+    h[7, 2] = np.nan
+    np.save("H.npy", h)
+    done = run(*PAIR, *VAL, "--out", "s.npy")
+    assert done.exit_code == 2
+    assert "got nan at row 7, column 2" in done.stderr
+    assert not (folder / "s.npy").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line(folder):
+    done = run(*ONE, "--val", "data.npz")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("ipfast: warning: score: val is the training data itself")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_defect_keeps_its_traceback(folder, monkeypatch):
+    monkeypatch.setattr(ipfast, "score", lambda *_, **__: 1 / 0)
+    assert isinstance(run(*ONE, *VAL).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("command", ["score", "curate", "doctor", "demo"])
+def test_help_says_what_a_command_does(command):
+    assert command in run("--help").output
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert "Usage" in done.output
+
+
+def test_help_names_every_option_and_an_example():
+    text = flat(run("score", "--help").output)
+    assert "Example: ipfast score --features H.npy --labels y.npy --head head.safetensors --val val.npz" in text
+    for option in (
+        "--features",
+        "--labels",
+        "--head",
+        "--val",
+        "--train",
+        "--method",
+        "--loss",
+        "--backend",
+        "--out",
+        "--rows",
+    ):
+        assert option in text
+
+
+def test_an_unknown_command_offers_the_nearest():
+    done = run("scor")
+    assert done.exit_code == 2
+    assert "score" in done.stderr
+
+
+def test_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    assert run("--version").output.strip() == ipfast.__version__ == version("ipfast")
+
+
+def test_the_example_of_the_help_in_a_real_process(folder):
+    """python -m ipfast and the installed command are the same program."""
+    arguments = [*PAIR, *VAL, "--out", "scores.npy"]
+    done = subprocess.run([sys.executable, "-m", "ipfast", *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert np.load("scores.npy").tolist() == truth().values.tolist()
+    done = subprocess.run([sys.executable, "-m", "ipfast", *ONE], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("ipfast: score: expected val")
