@@ -37,7 +37,8 @@ def assert_within_rule(kernel: Tensor, truth: Tensor, reference: Tensor, magnitu
 
 def assert_relative(got: Tensor, truth: Tensor, relative: float) -> None:
     """Assert |got − truth| ≤ relative·|truth| elementwise, with the mean magnitude as a floor where truth is nearly zero."""
-    got, truth = got.detach().cpu().double(), truth.detach().cpu().double()
+    assert got.shape == truth.shape, f"shape {list(got.shape)}, expected {list(truth.shape)}"
+    got, truth = got.detach().cpu().double().flatten(), truth.detach().cpu().double().flatten()
     floor = 1e-3 * truth.abs().mean()
     error = (got - truth).abs() / torch.maximum(truth.abs(), floor)
     worst = int(error.argmax())

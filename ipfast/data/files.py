@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,12 @@ def read_named(where: str, argument: str, path: str | os.PathLike[str], names: t
 
 def _read_npz(where: str, argument: str, file: Path) -> dict[str, Any]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        # The file is opened here, since numpy leaves it open where the archive turns out to be broken.
+        with open(file, "rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, Mapping):
+                raise ValueError("it holds a single array")
+            return {name: archive[name] for name in archive}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{where}: expected {argument} to be an .npz file of numbers; {str(file)!r} cannot be read ({error})."

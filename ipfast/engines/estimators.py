@@ -26,10 +26,11 @@ class EstimatorLabels:
         known = np.isin(labels, self.classes)
         if not known.all():
             row = int(np.argmin(known))
+            unknown = labels[row : row + 1].tolist()[0]
             raise InputError(
                 f"{where}: expected labels among the classes of the fitted estimator "
                 f"({', '.join(map(str, self.classes[:10]))}{', …' if len(self.classes) > 10 else ''}); got "
-                f"{labels[row]!r} at row {row}. Drop such rows or fit with all classes."
+                f"{unknown!r} at row {row}. Drop such rows or fit with all classes."
             )
         index = torch.from_numpy(np.searchsorted(self.classes, labels).astype(np.int64))
         if self.form == "index":
@@ -71,7 +72,9 @@ def read_estimator(where: str, model: Any) -> tuple[Tensor, Tensor | None, str, 
 def _training_loss(where: str, model: Any, name: str) -> tuple[str, str]:
     """The loss an estimator minimises, and the labels that loss takes."""
     if name in ("LogisticRegression", "LogisticRegressionCV"):
-        return "cross_entropy", "index"
+        # Releases before 1.8 fit one binary model a class on request, and always with this solver.
+        apart = getattr(model, "multi_class", "auto") == "ovr" or model.solver == "liblinear"
+        return ("bce_with_logits", "one_hot") if apart else ("cross_entropy", "index")
     if name == "SGDClassifier" and model.loss == "log_loss":
         return "bce_with_logits", "one_hot"
     if name in ("RidgeClassifier", "RidgeClassifierCV"):
