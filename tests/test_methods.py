@@ -1,0 +1,51 @@
+"""The method table."""
+
+import pytest
+
+import ipfast
+from ipfast.methods import METHODS, get_method
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_row_has_its_name_and_is_given_by_it(name):
+    method = get_method("test", name)
+    assert method.name == name
+    assert get_method("test", method) is method
+
+
+def test_the_table():
+    assert list(METHODS) == ["ip", "self_tracin", "loss", "random"]
+    assert {name for name in METHODS if METHODS.get("test", name).needs_val} == {"ip"}
+
+
+def test_a_method_is_a_choice_of_points_curvature_and_target():
+    method = ipfast.Method()
+    assert (method.points, method.curvature, method.target) == (ipfast.Final(), ipfast.Identity(), "val")
+    assert [point.weight for point in method.points.points()] == [1.0]
+    assert not ipfast.Method(target="self").needs_val
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: ipfast.Method(target="train"),
+            ipfast.InputError,
+            "Method: expected target to be one of 'val', 'self'; got 'train'",
+        ),
+        (lambda: ipfast.Method(points="final"), ipfast.InputTypeError, "Method: expected points of .*; got str and Identity"),
+        (
+            lambda: ipfast.Method(curvature=None),
+            ipfast.InputTypeError,
+            "Method: expected .* a curvature .*; got Final and NoneType",
+        ),
+        (
+            lambda: ipfast.Control("chance"),
+            ipfast.InputError,
+            "Control: expected name to be one of 'loss', 'random'; got 'chance'",
+        ),
+    ],
+)
+def test_what_is_no_method_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
