@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import ops
+from . import dispatch, ops
 from .checks import existing_file, positive_integer, usable_device
 from .curvature import Identity
 from .data import Source, open_source
@@ -159,6 +159,7 @@ def query(
     where = "query"
     chosen = get_method(where, method)
     check_choice(where, "params", params, ("last",))
+    check_choice(where, "backend", backend, dispatch.BACKENDS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     loss = known_loss(where, loss)
     target_impact = get_impact(where, impact)

@@ -18,7 +18,7 @@ from .data import Source, check_output, open_source, same_data
 from .data.sources import split_batch
 from .data.writers import FORMATS
 from .engines import HeadEngine, find_last_layer
-from .errors import InputError, IpfastWarning
+from .errors import InputError, InputTypeError, IpfastWarning
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
@@ -48,7 +48,7 @@ class Scorer:
     ) -> None:
         where = "Scorer"
         if not isinstance(query, Query):
-            raise InputError(f"{where}: expected query to be made by ipfast.query; got {type(query).__name__}.")
+            raise InputTypeError(f"{where}: expected query to be made by ipfast.query; got {type(query).__name__}.")
         check_choice(where, "backend", backend, dispatch.BACKENDS)
         # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
         last = find_last_layer(where, model, head=query.head, check=check)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 TRAIN = HeadCase("train", 29, 12, 5)
 ROWS, VALIDATION_ROWS = TRAIN.rows, 11
-LONG = HeadCase("long", 9001, 12, 5)
+LONG = HeadCase("long", 6200, 12, 5)
 """More rows than several blocks of the reference, and not a multiple of one."""
 
 

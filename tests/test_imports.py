@@ -25,7 +25,7 @@ ALLOWED = {
     "impacts": {"ops", "losses", "data"},
     "curvature": {"ops", "losses", "engines", "data"},
     "methods": {"points", "curvature"},  # a method is a choice of both
-    "query": {"ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods"},
+    "query": {"dispatch", "ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods"},
     "scores": {"data"},  # the readers and writers of score files
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
     "score": {"query", "scores", "dispatch", "losses", "data", "engines", "impacts", "methods"},

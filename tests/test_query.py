@@ -105,6 +105,7 @@ def test_the_head_is_found_with_training_data_where_there_is_no_val():
     ("options", "error", "message"),
     [
         ({"method": "pi"}, ipfast.InputError, "expected method .* 'ip'"),
+        ({"backend": "cp"}, ipfast.InputError, "expected backend .* Did you mean 'cpp'"),
         ({"params": "all"}, ipfast.InputError, "expected params"),
         ({"loss": "mae"}, ipfast.InputError, "expected loss .* Did you mean 'mse'"),
         ({"device": "gpu"}, ipfast.InputError, "expected device"),

@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused():
     problem = linear_problem()
     query = ipfast.query(problem.model, problem.val)
     scorer = ipfast.Scorer(problem.model, query)
-    with pytest.raises(ipfast.InputError, match=r"expected query to be made by ipfast.query; got tuple"):
+    with pytest.raises(ipfast.InputTypeError, match=r"expected query to be made by ipfast.query; got tuple"):
         ipfast.Scorer(problem.model, problem.val)
     with pytest.raises(ipfast.InputError, match=r"expected features of shape \[N, 12\] for this head; got \[29, 11\]"):
         scorer((problem.x[:, 1:], problem.y))
