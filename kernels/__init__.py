@@ -1,6 +1,7 @@
 """The GPU kernels, in Triton. One kernel a file; each has the name, the meaning and the arguments of its twin in ipfast/ops/.
 
-Launchers take arrays that ipfast.ops has checked: contiguous, on one device, labels in range.
+Launchers take arrays that ipfast.ops has checked: on one device, labels in range, dense but for the rows of the features, which
+may lie any number of elements apart.
 """
 
 if __name__ != "ipfast.kernels":

@@ -16,17 +16,22 @@ _LOSSES = {"cross_entropy": CROSS_ENTROPY, "bce_with_logits": BCE_WITH_LOGITS, "
 
 
 @triton.jit
-def load_rows(pointer, rows, columns, height, width):
-    """A tile of a row-major [height, width] matrix, zero outside. Addresses are 64-bit: N·d may pass 2³¹."""
-    inside = (rows < height)[:, None] & (columns < width)[None, :]
-    return tl.load(pointer + rows.to(tl.int64)[:, None] * width + columns[None, :], mask=inside, other=0.0)
+def load_rows(pointer, first, rows, columns, height, width, stride):
+    """Rows first + rows of a [height, width] matrix whose rows lie `stride` elements apart, zero outside.
+
+    The first row's address is 64-bit, since N·d may pass 2³¹; offsets inside a tile are 32-bit, which saves registers.
+    """
+    inside = (first + rows < height)[:, None] & (columns < width)[None, :]
+    start = pointer + tl.cast(first, tl.int64) * stride
+    return tl.load(start + rows[:, None] * stride + columns[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def load_columns(pointer, rows, columns, height, width):
-    """The same tile transposed: [columns, rows]."""
-    inside = (rows < height)[None, :] & (columns < width)[:, None]
-    return tl.load(pointer + rows.to(tl.int64)[None, :] * width + columns[:, None], mask=inside, other=0.0)
+def load_columns(pointer, first, rows, columns, height, width):
+    """A tile of a dense [height, width] matrix, transposed: [columns, rows]."""
+    inside = (first + rows < height)[None, :] & (columns < width)[:, None]
+    start = pointer + tl.cast(first, tl.int64) * width
+    return tl.load(start + rows[None, :] * width + columns[:, None], mask=inside, other=0.0)
 
 
 @triton.jit
@@ -72,6 +77,8 @@ def launch(
     """Run a head kernel over all rows. An absent vector is passed as the weight and never read."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision == "tf32x3" and torch.version.hip:
+        precision = "ieee"  # AMD's matrix cores multiply float32 exactly, so there is nothing to make up for
     rows, width = features.shape
     classes = weight.shape[0]
     chosen = config or default_config(width, classes, features.dtype, precision)
@@ -90,6 +97,7 @@ def launch(
         factor,
         rows,
         width,
+        features.stride(0),
         classes,
         LOSS=_LOSSES[loss],
         HAS_BIAS=bias is not None,

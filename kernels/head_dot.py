@@ -22,6 +22,7 @@ def head_dot_kernel(
     scale,
     rows,
     width,
+    stride,
     classes,
     LOSS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -33,7 +34,9 @@ def head_dot_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """One block of rows against all classes: logits z and products u of a tile of classes, then a running softmax."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first = tl.program_id(0) * BLOCK_N
+    lane = tl.arange(0, BLOCK_N)
+    n = first + lane
     dtype = out.dtype.element_ty
     live = n < rows
     top = tl.full((BLOCK_N,), float("-inf"), dtype)
@@ -49,18 +52,19 @@ def head_dot_kernel(
                 d = d0 + tl.arange(0, BLOCK_D)
                 inside = live[:, None] & (d < width)[None, :]
                 g = tl.load(query + label[:, None] * width + d[None, :], mask=inside, other=0.0)
-                own += tl.sum(load_rows(features, n, d, rows, width).to(dtype) * g, axis=1)
+                own += tl.sum(load_rows(features, first, lane, d, rows, width, stride).to(dtype) * g, axis=1)
             if HAS_QUERY_BIAS:
                 own += tl.load(query_bias + label)
     for c0 in range(0, classes, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
+        column = tl.arange(0, BLOCK_C)
+        c = c0 + column
         z = tl.zeros((BLOCK_N, BLOCK_C), dtype)
         u = tl.zeros((BLOCK_N, BLOCK_C), dtype)
         for d0 in range(0, width, BLOCK_D):
             d = d0 + tl.arange(0, BLOCK_D)
-            h = load_rows(features, n, d, rows, width)
-            z = product(h, load_columns(weight, c, d, classes, width), z, PRECISION)
-            u = product(h, load_columns(query, c, d, classes, width), u, PRECISION)
+            h = load_rows(features, first, lane, d, rows, width, stride)
+            z = product(h, load_columns(weight, c0, column, d, classes, width), z, PRECISION)
+            u = product(h, load_columns(query, c0, column, d, classes, width), u, PRECISION)
         real = c < classes
         if HAS_BIAS:
             z += tl.load(bias + c, mask=real, other=0.0)[None, :]
@@ -80,7 +84,7 @@ def head_dot_kernel(
             moment = moment * shrink + tl.sum(p * centred, axis=1)
             top = raised
         else:
-            y = load_rows(labels, n, c, rows, classes)
+            y = load_rows(labels, first, lane, c, rows, classes, classes)
             moment += tl.sum(tl.where(real[None, :], residual(z, y, classes, LOSS) * u, 0.0), axis=1)
     if LOSS == 0:
         moment = moment / total

@@ -20,6 +20,7 @@ def head_norm_kernel(
     scale,
     rows,
     width,
+    stride,
     classes,
     LOSS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -31,7 +32,9 @@ def head_norm_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """‖r‖²(‖h‖² + 1); for softmax summed over the classes other than the label, where nothing cancels."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first = tl.program_id(0) * BLOCK_N
+    lane = tl.arange(0, BLOCK_N)
+    n = first + lane
     dtype = out.dtype.element_ty
     live = n < rows
     top = tl.full((BLOCK_N,), float("-inf"), dtype)
@@ -43,12 +46,13 @@ def head_norm_kernel(
     if LOSS == 0:
         label = tl.load(labels + n, mask=live, other=0)
     for c0 in range(0, classes, BLOCK_C):
-        c = c0 + tl.arange(0, BLOCK_C)
+        column = tl.arange(0, BLOCK_C)
+        c = c0 + column
         z = tl.zeros((BLOCK_N, BLOCK_C), dtype)
         for d0 in range(0, width, BLOCK_D):
             d = d0 + tl.arange(0, BLOCK_D)
-            h = load_rows(features, n, d, rows, width)
-            z = product(h, load_columns(weight, c, d, classes, width), z, PRECISION)
+            h = load_rows(features, first, lane, d, rows, width, stride)
+            z = product(h, load_columns(weight, c0, column, d, classes, width), z, PRECISION)
             if c0 == 0:
                 exact = h.to(dtype)
                 size += tl.sum(exact * exact, axis=1)
@@ -67,7 +71,7 @@ def head_norm_kernel(
             squares = squares * shrink * shrink + tl.sum(rest * rest, axis=1)
             top = raised
         else:
-            r = residual(z, load_rows(labels, n, c, rows, classes), classes, LOSS)
+            r = residual(z, load_rows(labels, first, lane, c, rows, classes, classes), classes, LOSS)
             squares += tl.sum(tl.where(real[None, :], r * r, 0.0), axis=1)
     if LOSS == 0:
         every = others + own

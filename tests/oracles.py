@@ -85,7 +85,7 @@ def head_norm_magnitude(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss:
 
 
 def plain_head_dot(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, g: Tensor, gb: Tensor | None, loss: str) -> Tensor:
-    """⟨query, ∇ℓ_i⟩ [N] in the dtype of the computation: two whole products, the residual, a sum. The tolerance rule's reference."""
+    """⟨query, ∇ℓ_i⟩ [N] in the dtype of the computation, by two whole products: the tolerance rule's reference."""
     h = h.to(w.dtype)
     z, u = F.linear(h, w, b), F.linear(h, g, gb)
     if loss == "cross_entropy":
