@@ -6,12 +6,14 @@ import gc
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 import torch
 
 MIN_REPEATS = 9
+SETTLE_SECONDS = 0.02
+"""Pause before a timed call on the CPU: the threads of the call before go on spinning for a while and would share its cores."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def interleaved(
 
 
 def _wall_seconds(call: Callable[[], object], _device: torch.device) -> float:
+    sleep(SETTLE_SECONDS)
     started = perf_counter()
     call()
     return perf_counter() - started
