@@ -15,6 +15,7 @@ namespace avx2 {
 
 #include "scalar.hpp"
 #include "vector_avx2.hpp"
+#include "head_tiles.hpp"
 #include "head_kernel.hpp"
 
 }  // namespace avx2

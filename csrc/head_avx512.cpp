@@ -15,6 +15,7 @@ namespace avx512 {
 
 #include "scalar.hpp"
 #include "vector_avx512.hpp"
+#include "head_tiles.hpp"
 #include "head_kernel.hpp"
 
 }  // namespace avx512

@@ -37,22 +37,28 @@ Tile shape(const HeadKernels& kernels, float) { return kernels.tile_f32; }
 Tile shape(const HeadKernels& kernels, double) { return kernels.tile_f64; }
 
 template <class T>
+int64_t workspace_elements(const HeadArguments<T>& a, Tile shape) {
+    const bool convert = a.storage == Storage::f16 || a.storage == Storage::bf16;
+    const int64_t buffers = (a.weights + a.queries() + 1) * head_tile(a) + 2 * a.sets() + 3 * a.outputs + 1;
+    const int64_t dropped = a.masks ? static_cast<int64_t>(a.masks->features.size()) : 0;
+    return (buffers + dropped + (convert ? a.width : 0)) * kBlockRows + shape.columns * packed_steps(a.width, shape.lanes) * shape.lanes;
+}
+
+template <class T>
 void score(HeadArguments<T> a, int threads, const std::string& isa) {
     const HeadKernels chosen = kernels(isa);
     const Tile tile_shape = shape(chosen, T());
     std::unique_ptr<const PackedHead<T>> packed;
-    const int64_t bytes = (a.query ? 2 : 1) * a.classes * a.width * static_cast<int64_t>(sizeof(T));
+    const int64_t bytes = (a.weights + a.queries()) * a.classes * a.width * static_cast<int64_t>(sizeof(T));
     if (bytes <= kPackBytes && a.classes <= kClassTile) {
         const bool differences = a.loss == Loss::cross_entropy && a.classes > 1;
-        packed = std::make_unique<PackedHead<T>>(a.weight, a.query, a.bias, a.query_bias, a.classes, a.width, differences, tile_shape);
+        packed = std::make_unique<PackedHead<T>>(a.weight, a.weights, a.query, a.queries(), a.bias, a.bias_sets, a.query_bias,
+                                                 a.classes, a.width, differences, tile_shape);
         a.packed = packed.get();
         if (a.bias) a.bias = packed->bias.data();
         if (a.query_bias) a.query_bias = packed->query_bias.data();
     }
-    const int64_t tile = std::min(a.classes, kClassTile);
-    const bool convert = a.storage == Storage::f16 || a.storage == Storage::bf16;
-    const int64_t chunk = tile_shape.columns * packed_steps(a.width, tile_shape.lanes) * tile_shape.lanes;
-    const int64_t workspace = (2 * tile + 5 + (convert ? a.width : 0)) * kBlockRows + chunk;
+    const int64_t workspace = workspace_elements(a, tile_shape);
     parallel_rows(a.rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
         // Lanes past the last row of a short block are computed and thrown away; they must not be traps of uninitialised memory.
         thread_local std::vector<T> memory;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "masks.hpp"
 #include "packed_head.hpp"
 
 namespace ipfast {
@@ -15,21 +16,30 @@ enum class Storage { f64, f32, f16, bf16 };  // of the features; f64 is computed
 // T: type of the computation. Pointers may be null where it says so.
 template <class T>
 struct HeadArguments {
-    const void* features;     // [rows, width] of `storage`, row stride `row_stride` elements, unit column stride
+    const void* features;         // [rows, width] of `storage`, row stride `row_stride` elements, unit column stride
     Storage storage;
     int64_t row_stride;
-    const int64_t* labels;    // [rows], cross_entropy only
-    const T* targets;         // [rows, classes], elementwise losses only
-    const T* weight;          // [classes, width]
-    const T* bias;            // [classes] or null
-    const T* query;           // [classes, width]; null asks for head_norm
-    const T* query_bias;      // [classes] or null
+    const int64_t* labels;        // [rows], cross_entropy only: the class in whose products the others are centred
+    const T* targets;             // [rows, classes]: of an elementwise loss, or the soft targets of cross_entropy; else null
+    const T* class_target;        // [classes] or null: targets that all rows share (label smoothing)
+    const T* row_factor;          // [rows] or null: Σt
+    const T* pos_weight;          // [classes] or null: of bce_with_logits
+    const T* output_weight;       // [classes] or null: factors of an elementwise residual
+    const T* weight;              // [weights, classes, width]
+    const T* bias;                // [bias_sets, classes] or null
+    const T* query;               // [outputs, classes, width]; null asks for head_norm
+    const T* query_bias;          // [outputs, classes] or null
     const PackedHead<T>* packed;  // set by head_scores where the head is small enough to stay in cache, else null
-    T* out;                   // [rows]
+    const Masks<T>* masks;        // one member an output, or null
+    T* out;                       // [rows, outputs]
     int64_t rows, width, classes;
+    int64_t weights, bias_sets, outputs;  // weights, bias_sets: 1 or outputs
     Loss loss;
-    bool include_bias;        // head_norm: whether the bias gradient counts
+    bool include_bias;            // head_norm: whether the bias gradient counts
     T scale;
+
+    int64_t queries() const { return query ? outputs : 0; }
+    int64_t sets() const { return masks || weights > 1 || bias_sets > 1 ? outputs : 1; }  // of logits
 };
 
 // Instruction sets that this processor can run, best first; "portable" is always the last.
@@ -39,8 +49,21 @@ std::vector<std::string> instruction_sets();
 void head_scores(const HeadArguments<float>& arguments, int threads, const std::string& isa);
 void head_scores(const HeadArguments<double>& arguments, int threads, const std::string& isa);
 
-// Scores of rows [begin, end) on one instruction set. `workspace` belongs to one thread: (2·tile + 5)·kBlockRows elements, tile =
-// min(classes, kClassTile), and kBlockRows·width more where half-precision features are converted.
+constexpr int64_t kBlockRows = 64;          // rows whose logits are held at once
+constexpr int64_t kClassTile = 256;         // classes whose logits are held at once, for one weight and one query
+constexpr int64_t kPackBytes = 512 * 1024;  // stacked matrices up to this size stay in the second-level cache
+constexpr int64_t kRowsAhead = 16;          // distance of the software prefetch
+
+// Classes whose products are held at once: fewer where there are more matrices, so that the products stay in the cache.
+template <class T>
+inline int64_t head_tile(const HeadArguments<T>& a) {
+    if (a.packed) return a.classes;
+    const int64_t fitting = 2 * kClassTile / (a.weights + (a.query ? a.outputs : 1));
+    const int64_t tile = fitting < 16 ? 16 : fitting;
+    return a.classes < tile ? a.classes : tile;
+}
+
+// Scores of rows [begin, end) on one instruction set. `workspace` belongs to one thread; head_scores knows its size.
 struct HeadKernels {
     Tile tile_f32, tile_f64;
     void (*f32)(const HeadArguments<float>&, int64_t begin, int64_t end, float* workspace);
@@ -49,10 +72,5 @@ struct HeadKernels {
 HeadKernels head_kernels_portable();
 HeadKernels head_kernels_avx2();
 HeadKernels head_kernels_avx512();
-
-constexpr int64_t kBlockRows = 64;     // rows whose logits are held at once
-constexpr int64_t kClassTile = 256;    // classes whose logits are held at once
-constexpr int64_t kPackBytes = 192 * 1024;  // a stacked [W; G] up to this size stays in the second-level cache
-constexpr int64_t kRowsAhead = 16;     // distance of the software prefetch
 
 }  // namespace ipfast

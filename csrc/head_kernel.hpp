@@ -1,104 +1,53 @@
 // The scoring pass over a range of rows, written once for any vector type. Included inside an instruction set's namespace, so
 // that nothing compiled for a newer processor can be linked into the code of an older one; no standard templates in here.
 //
-// A block of kBlockRows rows at a time: logits z = W h and products u = G h of a tile of classes go to a buffer laid out
-// [column][row], then an epilogue runs down the classes with the rows in the lanes. A row's arithmetic never depends on its
+// A block of kBlockRows rows at a time: products of a tile of classes with every weight and every query go to a buffer laid out
+// [matrix][class][row], then the epilogues run down the classes with the rows in the lanes. A row's arithmetic never depends on its
 // neighbours: short groups repeat their last row, so scores are the same bits wherever a row stands.
-
-// out[place[k]·kBlockRows + r] = ⟨row r, column k⟩ for R rows (4 or 8) and K columns. The columns lie interleaved,
-// [step][K][lanes], so that one pointer walks through them; the last step is filled up with zeros (padded), or read in part
-// (K = 1, a plain vector). Far, Near: how many lines to fetch a step, from `far` into the second-level cache and from `near`, where
-// they have arrived, into the first.
-template <class V, int R, int K, int Far, int Near, bool padded = true>
-static inline void tile(const typename V::T* const* row, const typename V::T* w, int64_t width, typename V::T* out,
-                        const int64_t* place, const typename V::T* far, const typename V::T* near) {
-    V sum[R][K];
-    for (int r = 0; r < R; ++r)
-        for (int k = 0; k < K; ++k) sum[r][k] = V::set(0);
-    const int64_t whole = width - width % V::lanes;
-    for (int64_t i = 0; i < whole; i += V::lanes, w += K * V::lanes) {
-        for (int p = 0; p < Far; ++p) __builtin_prefetch(far + Far * i + p * V::lanes, 0, 2);
-        for (int p = 0; p < Near; ++p) __builtin_prefetch(near + Near * i + p * V::lanes, 0, 3);
-        V column[K];
-        for (int k = 0; k < K; ++k) column[k] = V::load(w + k * V::lanes);
-        for (int r = 0; r < R; ++r) {
-            const V h = V::load(row[r] + i).kept();
-            for (int k = 0; k < K; ++k) sum[r][k] = V::fma(h, column[k], sum[r][k]);
-        }
-    }
-    if (whole < width) {
-        const int rest = static_cast<int>(width - whole);
-        for (int k = 0; k < K; ++k) {
-            const V column = padded ? V::load(w + k * V::lanes) : V::load(w, rest);
-            for (int r = 0; r < R; ++r) sum[r][k] = V::fma(V::load(row[r] + whole, rest), column, sum[r][k]);
-        }
-    }
-    for (int k = 0; k < K; ++k)
-        for (int r = 0; r < R; r += 4)
-            V::sum4(sum[r][k], sum[r + 1][k], sum[r + 2][k], sum[r + 3][k], out + place[k] * kBlockRows + r);
-}
-
-// The tile of 4 rows and as many columns as the registers hold, for rows that are in the cache.
-template <class V>
-static inline void cached_tile(int64_t columns, const typename V::T* const* row, const typename V::T* w, int64_t width,
-                               typename V::T* out, const int64_t* place) {
-    switch (columns) {
-        case 1: return tile<V, 4, 1, 0, 0>(row, w, width, out, place, nullptr, nullptr);
-        case 2: return tile<V, 4, 2, 0, 0>(row, w, width, out, place, nullptr, nullptr);
-        case 3: return tile<V, 4, V::columns < 3 ? 1 : 3, 0, 0>(row, w, width, out, place, nullptr, nullptr);
-        case 4: return tile<V, 4, V::columns < 4 ? 1 : 4, 0, 0>(row, w, width, out, place, nullptr, nullptr);
-        case 5: return tile<V, 4, V::columns < 5 ? 1 : 5, 0, 0>(row, w, width, out, place, nullptr, nullptr);
-    }
-}
-
-// The tile of V::stream_rows rows and at most three columns, for rows that come from memory; `lines` of them are fetched a step.
-template <class V, int Far, int Near>
-static inline void streaming_tile(int64_t columns, const typename V::T* const* row, const typename V::T* w, int64_t width,
-                                  typename V::T* out, const int64_t* place, const typename V::T* far,
-                                  const typename V::T* near) {
-    switch (columns) {
-        case 1: return tile<V, V::stream_rows, 1, Far, Near>(row, w, width, out, place, far, near);
-        case 2: return tile<V, V::stream_rows, 2, Far, Near>(row, w, width, out, place, far, near);
-        case 3: return tile<V, V::stream_rows, V::stream_columns < 3 ? 1 : 3, Far, Near>(row, w, width, out, place, far, near);
-    }
-}
-template <class V>
-static inline void fetching_tile(int64_t lines, int64_t columns, const typename V::T* const* row, const typename V::T* w,
-                                 int64_t width, typename V::T* out, const int64_t* place, const typename V::T* far,
-                                 const typename V::T* near) {
-    switch (lines) {
-        case 0: return streaming_tile<V, 0, 0>(columns, row, w, width, out, place, far, near);
-        case 1: return streaming_tile<V, 1, 1>(columns, row, w, width, out, place, far, near);
-        case 2: return streaming_tile<V, 2, 2>(columns, row, w, width, out, place, far, near);
-        case 3: return streaming_tile<V, 3, 0>(columns, row, w, width, out, place, far, near);
-        case 4: return streaming_tile<V, 4, 0>(columns, row, w, width, out, place, far, near);
-        default: return streaming_tile<V, V::stream_rows, 0>(columns, row, w, width, out, place, far, near);
-    }
-}
+//
+// Logits come in sets: one for all queries, or one for each (a weight each, or one weight with a dropout mask each).
 
 template <class V>
 struct HeadBlock {
     using T = typename V::T;
     const HeadArguments<T>& a;
-    T *z, *u;                               // [tile classes][kBlockRows]; u follows z
-    T *top, *sum, *moment, *label, *norm;   // [kBlockRows]: running maximum, Σe, Σe·(u−u_y) or Σe², u_y or z_y, ‖h‖²
-    T* chunk;                               // columns of a tile, packed
-    T* panel;                               // [kBlockRows][width]: converted features
+    int64_t tile_classes;                    // classes whose products are held at once
+    T *products;                             // [weights + queries][tile_classes][kBlockRows]
+    T *masked;                               // [tile_classes][kBlockRows]: logits of one set, where sets share a product
+    T *top, *sum;                            // [sets][kBlockRows]: running maximum of the logits, Σe
+    T *moment, *label, *target;              // [outputs][kBlockRows]: Σe(u − u_y) or Σr²; u_y or z_y; Σt(u − u_y) or Σr
+    T *norm;                                 // [kBlockRows]: ‖h‖²
+    T *chunk;                                // columns of a tile, packed
+    T *panel;                                // [kBlockRows][width]: converted features
+    T *columns;                              // [dropped features][kBlockRows]
     const T* row[kBlockRows];
     int64_t first, rows;
 
-    HeadBlock(const HeadArguments<T>& arguments, T* workspace) : a(arguments) {
-        const int64_t tile = a.classes < kClassTile ? a.classes : kClassTile;
-        z = workspace;
-        u = z + tile * kBlockRows;
-        top = u + tile * kBlockRows;
-        sum = top + kBlockRows;
-        moment = sum + kBlockRows;
-        label = moment + kBlockRows;
-        norm = label + kBlockRows;
-        chunk = norm + kBlockRows;
-        panel = chunk + V::columns * packed_steps(a.width, V::lanes) * V::lanes;
+    HeadBlock(const HeadArguments<T>& arguments, T* workspace) : a(arguments), tile_classes(head_tile(arguments)) {
+        const auto take = [&](int64_t count) {
+            T* begin = workspace;
+            workspace += count;
+            return begin;
+        };
+        products = take((a.weights + a.queries()) * tile_classes * kBlockRows);
+        masked = take(tile_classes * kBlockRows);
+        top = take(a.sets() * kBlockRows);
+        sum = take(a.sets() * kBlockRows);
+        moment = take(a.outputs * kBlockRows);
+        label = take(a.outputs * kBlockRows);
+        target = take(a.outputs * kBlockRows);
+        norm = take(kBlockRows);
+        chunk = take(V::columns * packed_steps(a.width, V::lanes) * V::lanes);
+        columns = take(a.masks ? a.masks->features.size() * kBlockRows : 0);
+        panel = workspace;
     }
+
+    T* logits_of(int64_t weight) const { return products + weight * tile_classes * kBlockRows; }
+    T* products_of(int64_t query) const { return products + (a.weights + query) * tile_classes * kBlockRows; }
+    const T* bias_of(int64_t set) const { return a.bias ? a.bias + (a.bias_sets > 1 ? set : 0) * a.classes : nullptr; }
+    const T* query_bias_of(int64_t query) const { return a.query_bias ? a.query_bias + query * a.classes : nullptr; }
+    bool has_targets() const { return a.class_target || (a.targets && a.loss == Loss::cross_entropy); }
+    static V or_zero(const T* vector, int64_t c) { return V::set(vector ? vector[c] : T(0)); }
 
     const T* source(int64_t i) const { return static_cast<const T*>(a.features) + i * a.row_stride; }
     bool stored_as_computed() const { return a.storage == Storage::f64 || a.storage == Storage::f32; }
@@ -124,10 +73,10 @@ struct HeadBlock {
     void widen(const uint16_t*, double*) const {}  // no half storage in double computations
 
     // Products of plain columns with all rows: a chunk of columns is packed, stays in the first-level cache and meets every row.
-    void products(const T* w, int64_t columns, T* out) {
-        const int64_t chunks = (columns + V::columns - 1) / V::columns;
+    void multiply_cached(const T* w, int64_t count, T* out) {
+        const int64_t chunks = (count + V::columns - 1) / V::columns;
         for (int64_t j = 0; j < chunks; ++j) {
-            const int64_t k = j * columns / chunks, next = (j + 1) * columns / chunks;
+            const int64_t k = j * count / chunks, next = (j + 1) * count / chunks;
             pack_columns(w + k * a.width, next - k, a.width, V::lanes, chunk);
             for (int64_t r = 0; r < rows; r += 4)
                 cached_tile<V>(next - k, row + r, chunk, a.width, out + k * kBlockRows + r, kInOrder);
@@ -138,198 +87,313 @@ struct HeadBlock {
     // multiplied: into the second-level cache kRowsAhead rows before their use, into the first one group before. Line after line, as
     // the hardware's own prefetcher likes it, and spread over the chunks, since loads and products overlap only if neither comes in
     // bursts. Fetching straight into the first level would throw out rows that are still in use.
-    void products_streaming() {
+    void multiply_streaming() {
         constexpr int64_t group = V::stream_rows;
         const PackedHead<T>& head = *a.packed;
         const int64_t steps = packed_steps(a.width, V::lanes), chunks = head.chunks.size() - 1;
         const bool fetch = stored_as_computed() && a.row_stride == a.width;
-        if (head.reference >= 0) {  // its products are zero by definition, and the epilogues write over them
-            T *zero_z = z + head.reference * kBlockRows, *zero_u = u + head.reference * kBlockRows;
-            for (int64_t r = 0; r < kBlockRows; ++r) zero_z[r] = zero_u[r] = 0;
-        }
+        if (head.reference >= 0)  // its products are zero by definition, and the epilogues write over them
+            for (int64_t matrix = 0; matrix < a.weights + a.queries(); ++matrix) {
+                T* zero = products + (matrix * tile_classes + head.reference) * kBlockRows;
+                for (int64_t r = 0; r < kBlockRows; ++r) zero[r] = 0;
+            }
         for (int64_t q = 0; q < rows; q += group) {
-            const T *far = ahead_of(q + kRowsAhead), *near = ahead_of(q + group), *columns = head.columns.data();
+            const T *far = ahead_of(q + kRowsAhead), *near = ahead_of(q + group), *packed = head.columns.data();
             for (int64_t j = 0; j < chunks; ++j) {
                 const int64_t k = head.chunks[j], count = head.chunks[j + 1] - k;
                 const int64_t from = group * j / chunks, to = group * (j + 1) / chunks;
-                fetching_tile<V>(fetch ? to - from : 0, count, row + q, columns, a.width, z + q, head.place.data() + k,
+                fetching_tile<V>(fetch ? to - from : 0, count, row + q, packed, a.width, products + q, head.place.data() + k,
                                  far + from * a.width, near + from * a.width);
-                columns += count * steps * V::lanes;
+                packed += count * steps * V::lanes;
             }
         }
     }
     // A group of rows to fetch, `offset` rows behind the first of this block; near the end of the data any rows will do.
     const T* ahead_of(int64_t offset) const { return source(first + offset + V::stream_rows <= a.rows ? first + offset : 0); }
 
-    // Fill z (and u) with the products of classes [c0, c0 + tile).
+    // The products of classes [c0, c0 + tile) with every weight and every query.
     void multiply(int64_t c0, int64_t tile) {
-        if (a.packed) return products_streaming();
-        products(a.weight + c0 * a.width, tile, z);
-        if (a.query) products(a.query + c0 * a.width, tile, u);
+        if (a.packed) return multiply_streaming();
+        for (int64_t l = 0; l < a.weights; ++l)
+            multiply_cached(a.weight + (l * a.classes + c0) * a.width, tile, logits_of(l));
+        for (int64_t q = 0; q < a.queries(); ++q)
+            multiply_cached(a.query + (q * a.classes + c0) * a.width, tile, products_of(q));
     }
 
     void begin_rows() {
-        for (int64_t r = 0; r < kBlockRows; ++r) {
-            top[r] = -INFINITY;
-            sum[r] = moment[r] = label[r] = 0;
+        for (int64_t i = 0; i < a.sets() * kBlockRows; ++i) {
+            top[i] = -INFINITY;
+            sum[i] = 0;
         }
-        if (a.query) {
-            if (a.loss == Loss::cross_entropy && a.classes > kClassTile) dots_with_label();
-        } else {
-            self_dots();
+        for (int64_t i = 0; i < a.outputs * kBlockRows; ++i) moment[i] = label[i] = target[i] = 0;
+        if (a.masks) gather_columns();
+        if (!a.query) {
+            for (int64_t r = 0; r < rows; ++r) norm[r] = dot(r, row[r]);
+        } else if (a.loss == Loss::cross_entropy && a.classes > tile_classes) {
+            // u_y is needed before the first tile; with one tile it is picked from the products.
+            for (int64_t q = 0; q < a.queries(); ++q)
+                for (int64_t r = 0; r < rows; ++r)
+                    label[q * kBlockRows + r] = dot(r, a.query + (q * a.classes + a.labels[first + r]) * a.width);
         }
+    }
+    // ⟨row r, w⟩ by the same arithmetic as the products, so that u_y − u_y is exactly zero.
+    T dot(int64_t r, const T* w) const {
+        T out[4];
+        const T* same[4] = {row[r], row[r], row[r], row[r]};
+        tile<V, 4, 1, 0, 0, false>(same, w, a.width, out, kInOrder, nullptr, nullptr);
+        return out[0];
     }
 
-    // label = G[y]·h, by the same arithmetic as u, so that u_y − u_y is exactly zero.
-    void dots_with_label() {
-        T out[4];
-        for (int64_t r = 0; r < rows; ++r) {
-            const T* same[4] = {row[r], row[r], row[r], row[r]};
-            tile<V, 4, 1, 0, 0, false>(same, a.query + a.labels[first + r] * a.width, a.width, out, kInOrder, nullptr, nullptr);
-            label[r] = out[0];
-        }
+    // The features that some mask drops, transposed: a dropped entry is then one multiply-add down a column.
+    void gather_columns() {
+        const int64_t count = a.masks->features.size();
+        const int32_t* feature = a.masks->features.data();
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t i = 0; i < count; ++i) columns[i * kBlockRows + r] = row[r][feature[i]];
     }
-    void self_dots() {
-        T out[4];
-        for (int64_t r = 0; r < rows; ++r) {
-            const T* same[4] = {row[r], row[r], row[r], row[r]};
-            tile<V, 4, 1, 0, 0, false>(same, row[r], a.width, out, kInOrder, nullptr, nullptr);
-            norm[r] = out[0];
+    // Logits of member m: rescale·(W h − D∘W h), from the dense product and the entries that the mask drops.
+    T* member_logits(int64_t m, int64_t c0, int64_t tile) {
+        const typename Masks<T>::Member& member = a.masks->members[m];
+        const T* dense = logits_of(0);
+        int64_t entry = member.row_start[c0];
+        for (int64_t c = 0; c < tile; ++c) {
+            const int64_t stop = member.row_start[c0 + c + 1];
+            for (int64_t r = 0; r < kBlockRows; r += V::lanes) {
+                V z = V::load(dense + c * kBlockRows + r);
+                for (int64_t e = entry; e < stop; ++e)
+                    z = V::fma(V::set(member.negated[e]), V::load(columns + member.column[e] * kBlockRows + r), z);
+                V::mul(z, V::set(a.masks->rescale)).store(masked + c * kBlockRows + r);
+            }
+            entry = stop;
         }
+        return masked;
+    }
+    T* logits(int64_t set, int64_t c0, int64_t tile) {
+        if (a.masks) return member_logits(set, c0, tile);
+        if (a.weights > 1 || a.sets() == 1) return logits_of(set);
+        for (int64_t i = 0; i < tile * kBlockRows; ++i) masked[i] = logits_of(0)[i];  // one product, several biases
+        return masked;
     }
 
     // z += bias and the running maximum; returns the factor that brings old sums to the new maximum.
-    V raise(int64_t r, int64_t c0, int64_t tile) {
-        const V before = V::load(top + r);
+    V raise(T* z, const T* bias, T* maximum, int64_t c0, int64_t tile) {
+        const V before = V::load(maximum);
         V m = before;
         for (int64_t c = 0; c < tile; ++c) {
-            T* p = z + c * kBlockRows + r;
-            const V logit = V::add(V::load(p), V::set(a.bias ? a.bias[c0 + c] : T(0)));
+            T* p = z + c * kBlockRows;
+            const V logit = V::add(V::load(p), or_zero(bias, c0 + c));
             logit.store(p);
             m = V::max(m, logit);
         }
-        m.store(top + r);
+        m.store(maximum);
         return V::exp(V::sub(before, m));
-    }
-    bool in_tile(int64_t r, int64_t c0, int64_t tile, int64_t& column) const {
-        column = a.labels[first + r] - c0;
-        return column >= 0 && column < tile;
     }
 
     // Sums over classes go in parts of 16: one chain of additions over a thousand classes would lose a decimal place.
     static int64_t part_end(int64_t c, int64_t tile) { return c + 16 < tile ? c + 16 : tile; }
+    template <class Term>
+    static V sum_over(int64_t tile, V total, const Term& term) {
+        for (int64_t c = 0; c < tile;) {
+            V part = V::set(0);
+            for (const int64_t stop = part_end(c, tile); c < stop; ++c) part = term(c, part);
+            total = V::add(total, part);
+        }
+        return total;
+    }
+    template <class Value>
+    V lanes_of(int64_t r, const Value& value) const {
+        T lane[V::lanes];
+        for (int l = 0; l < V::lanes; ++l) lane[l] = r + l < rows ? value(first + r + l) : T(0);
+        return V::load(lane);
+    }
+    V target_of(int64_t r, int64_t c) const {
+        if (a.class_target) return V::set(a.class_target[c]);
+        return lanes_of(r, [&](int64_t i) { return a.targets[i * a.classes + c]; });
+    }
 
-    void softmax_dot(int64_t c0, int64_t tile) {
-        if (a.classes <= kClassTile)
-            for (int64_t r = 0; r < rows; ++r) label[r] = u[a.labels[first + r] * kBlockRows + r];
+    void softmax_dot(int64_t set, int64_t c0, int64_t tile) {
+        T* z = logits(set, c0, tile);
+        const int64_t begin = a.sets() > 1 ? set : 0, end = a.sets() > 1 ? set + 1 : a.outputs;
+        if (a.classes <= tile_classes)
+            for (int64_t q = begin; q < end; ++q)
+                for (int64_t r = 0; r < rows; ++r)
+                    label[q * kBlockRows + r] = products_of(q)[a.labels[first + r] * kBlockRows + r];
         for (int64_t r = 0; r < rows; r += V::lanes) {
-            const V shrink = raise(r, c0, tile), m = V::load(top + r);
-            T bias[V::lanes];
-            for (int l = 0; l < V::lanes; ++l)
-                bias[l] = a.query_bias && r + l < rows ? a.query_bias[a.labels[first + r + l]] : T(0);
-            const V u_label = V::add(V::load(label + r), V::load(bias));
-            V s = V::mul(V::load(sum + r), shrink), e = V::mul(V::load(moment + r), shrink);
-            for (int64_t c = 0; c < tile;) {
-                V part_s = V::set(0), part_e = V::set(0);
-                for (const int64_t stop = part_end(c, tile); c < stop; ++c) {
-                    const V p = V::exp(V::sub(V::load(z + c * kBlockRows + r), m));
-                    const V uc = V::add(V::load(u + c * kBlockRows + r), V::set(a.query_bias ? a.query_bias[c0 + c] : T(0)));
-                    part_s = V::add(part_s, p);
-                    part_e = V::fma(p, V::sub(uc, u_label), part_e);
-                }
-                s = V::add(s, part_s);
-                e = V::add(e, part_e);
+            T *maximum = top + set * kBlockRows + r, *total = sum + set * kBlockRows + r;
+            const V shrink = raise(z + r, bias_of(set), maximum, c0, tile), m = V::load(maximum);
+            const V s = sum_over(tile, V::mul(V::load(total), shrink), [&](int64_t c, V part) {
+                const V p = V::exp(V::sub(V::load(z + c * kBlockRows + r), m));
+                p.store(z + c * kBlockRows + r);
+                return V::add(part, p);
+            });
+            s.store(total);
+            for (int64_t q = begin; q < end; ++q) {
+                const T *u = products_of(q) + r, *bias = query_bias_of(q);
+                T *state = moment + q * kBlockRows + r, *targets = target + q * kBlockRows + r;
+                V u_label = V::load(label + q * kBlockRows + r);
+                if (bias) u_label = V::add(u_label, lanes_of(r, [&](int64_t i) { return bias[a.labels[i]]; }));
+                const auto centred = [&](int64_t c) {
+                    return V::sub(V::add(V::load(u + c * kBlockRows), or_zero(bias, c0 + c)), u_label);
+                };
+                sum_over(tile, V::mul(V::load(state), shrink), [&](int64_t c, V part) {
+                    return V::fma(V::load(z + c * kBlockRows + r), centred(c), part);
+                }).store(state);
+                if (has_targets())
+                    sum_over(tile, V::load(targets), [&](int64_t c, V part) {
+                        return V::fma(target_of(r, c0 + c), centred(c), part);
+                    }).store(targets);
             }
-            s.store(sum + r);
-            e.store(moment + r);
         }
     }
 
     // The label's own logit is set aside and its place emptied, so that the sums run over the other classes.
     void softmax_norm(int64_t c0, int64_t tile) {
+        T* z = logits_of(0);
         for (int64_t r = 0; r < rows; r += V::lanes) {
-            const V shrink = raise(r, c0, tile), m = V::load(top + r);
-            for (int64_t l = r, c; l < r + V::lanes && l < rows; ++l)
-                if (in_tile(l, c0, tile, c)) {
-                    label[l] = z[c * kBlockRows + l];
-                    z[c * kBlockRows + l] = -INFINITY;
-                }
-            V s = V::mul(V::load(sum + r), shrink), q = V::mul(V::load(moment + r), V::mul(shrink, shrink));
-            for (int64_t c = 0; c < tile;) {
-                V part_s = V::set(0), part_q = V::set(0);
-                for (const int64_t stop = part_end(c, tile); c < stop; ++c) {
-                    const V p = V::exp(V::sub(V::load(z + c * kBlockRows + r), m));
-                    part_s = V::add(part_s, p);
-                    part_q = V::fma(p, p, part_q);
-                }
-                s = V::add(s, part_s);
-                q = V::add(q, part_q);
+            const V shrink = raise(z + r, bias_of(0), top + r, c0, tile), m = V::load(top + r);
+            for (int64_t l = r; l < r + V::lanes && l < rows; ++l) {
+                const int64_t c = a.labels[first + l] - c0;
+                if (c < 0 || c >= tile) continue;
+                label[l] = z[c * kBlockRows + l];
+                z[c * kBlockRows + l] = -INFINITY;
             }
-            s.store(sum + r);
-            q.store(moment + r);
+            sum_over(tile, V::mul(V::load(moment + r), V::mul(shrink, shrink)), [&](int64_t c, V part) {
+                const V p = V::exp(V::sub(V::load(z + c * kBlockRows + r), m));
+                p.store(z + c * kBlockRows + r);
+                return V::fma(p, p, part);
+            }).store(moment + r);
+            sum_over(tile, V::mul(V::load(sum + r), shrink), [&](int64_t c, V part) {
+                return V::add(part, V::load(z + c * kBlockRows + r));
+            }).store(sum + r);
         }
     }
 
-    V residual(V logit, V target) const {
+    // With targets beside the label, r_c = a p_c − t_c needs the whole Σe first: one pass for it, one for Σr² and Σr over c ≠ y.
+    void softmax_total(int64_t c0, int64_t tile) {
+        T* z = logits_of(0);
+        for (int64_t r = 0; r < rows; r += V::lanes) {
+            const V shrink = raise(z + r, bias_of(0), top + r, c0, tile), m = V::load(top + r);
+            sum_over(tile, V::mul(V::load(sum + r), shrink), [&](int64_t c, V part) {
+                return V::add(part, V::exp(V::sub(V::load(z + c * kBlockRows + r), m)));
+            }).store(sum + r);
+        }
+    }
+    void softmax_residual(int64_t c0, int64_t tile) {
+        T* z = logits_of(0);
+        for (int64_t r = 0; r < rows; r += V::lanes) {
+            const V m = V::load(top + r), factor = V::div(factor_of(r), V::load(sum + r));
+            for (int64_t c = 0; c < tile; ++c) {
+                T* p = z + c * kBlockRows + r;
+                V::sub(V::mul(factor, V::exp(V::sub(V::load(p), m))), target_of(r, c0 + c)).store(p);
+            }
+            for (int64_t l = r; l < r + V::lanes && l < rows; ++l) {
+                const int64_t c = a.labels[first + l] - c0;
+                if (c >= 0 && c < tile) z[c * kBlockRows + l] = 0;
+            }
+            const auto value = [&](int64_t c) { return V::load(z + c * kBlockRows + r); };
+            sum_over(tile, V::load(moment + r), [&](int64_t c, V part) { return V::fma(value(c), value(c), part); }).store(moment + r);
+            sum_over(tile, V::load(target + r), [&](int64_t c, V part) { return V::add(part, value(c)); }).store(target + r);
+        }
+    }
+    V factor_of(int64_t r) const {
+        if (!a.row_factor) return V::set(1);
+        return lanes_of(r, [&](int64_t i) { return a.row_factor[i]; });
+    }
+
+    V residual(V logit, V target, int64_t c) const {
         if (a.loss == Loss::mse) return V::mul(V::set(T(2) / T(a.classes)), V::sub(logit, target));
-        // (1 − y)σ(z) − yσ(−z): no cancellation for y = 0 and y = 1
+        // (1 − y)σ(z) − π yσ(−z): no cancellation for y = 0 and y = 1
         const V one = V::set(1), e = V::exp(V::sub(V::set(0), V::abs(logit)));
         const V high = V::div(one, V::add(one, e)), low = V::mul(e, high);
         const V on = V::if_negative(logit, low, high), off = V::if_negative(logit, high, low);
-        return V::sub(V::mul(V::sub(one, target), on), V::mul(target, off));
+        const V positive = a.pos_weight ? V::mul(V::set(a.pos_weight[c]), target) : target;
+        return V::sub(V::mul(V::sub(one, target), on), V::mul(positive, off));
     }
 
-    void elementwise(int64_t c0, int64_t tile) {
+    void elementwise(int64_t set, int64_t c0, int64_t tile) {
+        T* z = logits(set, c0, tile);
+        const int64_t begin = a.sets() > 1 ? set : 0, end = a.sets() > 1 ? set + 1 : a.outputs;
         for (int64_t r = 0; r < rows; r += V::lanes) {
-            V total = V::load(moment + r);
-            for (int64_t c = 0; c < tile;) {
-                V part = V::set(0);
-                for (const int64_t stop = part_end(c, tile); c < stop; ++c) {
-                    T y[V::lanes];
-                    for (int l = 0; l < V::lanes; ++l)
-                        y[l] = r + l < rows ? a.targets[(first + r + l) * a.classes + c0 + c] : T(0);
-                    const V logit = V::add(V::load(z + c * kBlockRows + r), V::set(a.bias ? a.bias[c0 + c] : T(0)));
-                    const V g = residual(logit, V::load(y));
-                    const V uc = V::add(V::load(u + c * kBlockRows + r), V::set(a.query_bias ? a.query_bias[c0 + c] : T(0)));
-                    part = V::fma(g, a.query ? uc : g, part);
-                }
-                total = V::add(total, part);
+            for (int64_t c = 0; c < tile; ++c) {
+                T* p = z + c * kBlockRows + r;
+                const V y = lanes_of(r, [&](int64_t i) { return a.targets[i * a.classes + c0 + c]; });
+                V g = residual(V::add(V::load(p), or_zero(bias_of(set), c0 + c)), y, c0 + c);
+                if (a.output_weight) g = V::mul(g, V::set(a.output_weight[c0 + c]));
+                g.store(p);
             }
-            total.store(moment + r);
+            for (int64_t q = begin; q < end; ++q) {
+                T* state = moment + q * kBlockRows + r;
+                const T *u = products_of(q) + r, *bias = query_bias_of(q);
+                sum_over(tile, V::load(state), [&](int64_t c, V part) {
+                    const V g = V::load(z + c * kBlockRows + r);
+                    return V::fma(g, a.query ? V::add(V::load(u + c * kBlockRows), or_zero(bias, c0 + c)) : g, part);
+                }).store(state);
+            }
         }
     }
 
-    void finish() {
-        for (int64_t r = 0; r < rows; r += V::lanes) {
-            V value = V::load(moment + r);
-            if (a.loss == Loss::cross_entropy) {
-                V s = V::load(sum + r);
-                if (a.query) {
-                    value = V::div(value, s);
-                } else {
-                    value = V::fma(s, s, value);
-                    s = V::add(s, V::exp(V::sub(V::load(label + r), V::load(top + r))));
-                    value = V::div(value, V::mul(s, s));
-                }
+    V finished(int64_t output, int64_t r) const {
+        V value = V::load(moment + output * kBlockRows + r);
+        if (a.loss == Loss::cross_entropy) {
+            const V s = V::load(sum + (a.sets() > 1 ? output : 0) * kBlockRows + r);
+            if (a.query) {
+                value = V::div(value, s);
+                if (a.row_factor) value = V::mul(value, factor_of(r));
+                if (has_targets()) value = V::sub(value, V::load(target + output * kBlockRows + r));
+            } else if (has_targets()) {
+                const V others = V::load(target + r);
+                value = V::fma(others, others, value);
+            } else {
+                value = V::fma(s, s, value);
+                const V every = V::add(s, V::exp(V::sub(V::load(label + r), V::load(top + r))));
+                value = V::div(value, V::mul(every, every));
+                if (a.row_factor) value = V::mul(value, V::mul(factor_of(r), factor_of(r)));
             }
-            if (!a.query) value = V::mul(value, V::add(V::load(norm + r), V::set(a.include_bias ? T(1) : T(0))));
-            T lane[V::lanes];
-            V::mul(value, V::set(a.scale)).store(lane);
-            for (int64_t l = 0; l < V::lanes && r + l < rows; ++l) a.out[first + r + l] = lane[l];
+        }
+        if (!a.query) value = V::mul(value, V::add(V::load(norm + r), V::set(a.include_bias ? T(1) : T(0))));
+        return V::mul(value, V::set(a.scale));
+    }
+
+    template <class Pass>
+    void for_tiles(const Pass& pass) {
+        for (int64_t c0 = 0; c0 < a.classes; c0 += tile_classes) {
+            const int64_t tile = a.classes - c0 < tile_classes ? a.classes - c0 : tile_classes;
+            if (c0 > 0 || a.classes > tile_classes) multiply(c0, tile);
+            pass(c0, tile);
         }
     }
 
     void score(int64_t begin, int64_t count) {
         point_at(begin, count);
         begin_rows();
-        for (int64_t c0 = 0; c0 < a.classes; c0 += kClassTile) {
-            const int64_t tile = a.classes - c0 < kClassTile ? a.classes - c0 : kClassTile;
-            multiply(c0, tile);
-            if (a.loss != Loss::cross_entropy) elementwise(c0, tile);
-            else if (a.query) softmax_dot(c0, tile);
-            else softmax_norm(c0, tile);
-        }
-        finish();
+        if (a.classes <= tile_classes) multiply(0, a.classes);
+        const auto all = [&](auto pass) {
+            for_tiles([&](int64_t c0, int64_t tile) {
+                for (int64_t set = 0; set < a.sets(); ++set) pass(set, c0, tile);
+            });
+        };
+        if (a.loss != Loss::cross_entropy) all([&](int64_t set, int64_t c0, int64_t tile) { elementwise(set, c0, tile); });
+        else if (a.query) all([&](int64_t set, int64_t c0, int64_t tile) { softmax_dot(set, c0, tile); });
+        else if (!has_targets()) all([&](int64_t, int64_t c0, int64_t tile) { softmax_norm(c0, tile); });
+        else norm_with_targets();
+        for (int64_t output = 0; output < a.outputs; ++output)
+            for (int64_t r = 0; r < rows; r += V::lanes) {
+                T lane[V::lanes];
+                finished(output, r).store(lane);
+                for (int64_t l = 0; l < V::lanes && r + l < rows; ++l) a.out[(first + r + l) * a.outputs + output] = lane[l];
+            }
+    }
+    void norm_with_targets() {
+        for_tiles([&](int64_t c0, int64_t tile) { softmax_total(c0, tile); });
+        for_tiles([&](int64_t c0, int64_t tile) {
+            if (a.classes > tile_classes)  // the products were made anew
+                for (int64_t r = 0; r < rows; r += V::lanes)
+                    for (int64_t c = 0; c < tile; ++c) {
+                        T* p = logits_of(0) + c * kBlockRows + r;
+                        V::add(V::load(p), or_zero(bias_of(0), c0 + c)).store(p);
+                    }
+            softmax_residual(c0, tile);
+        });
     }
 };
 

@@ -9,6 +9,7 @@ namespace portable {
 
 #include "scalar.hpp"
 #include "vector_portable.hpp"
+#include "head_tiles.hpp"
 #include "head_kernel.hpp"
 
 }  // namespace portable

@@ -32,30 +32,33 @@ inline void pack_columns(const T* w, int64_t columns, int64_t width, int64_t lan
     }
 }
 
-// For softmax only differences of logits matter, so one class, the reference, can be subtracted from the others: two columns of
-// products are saved, which for two classes is half of the work. The class of the smallest norm, since the rounding of w_c − w_ref
-// is then no larger than that of the products with w_c themselves.
+// For softmax only differences of logits matter, so one class, the reference, can be subtracted from the others: a column of
+// products a matrix is saved, which for two classes is half of the work. The class of the smallest norm, since the rounding of
+// w_c − w_ref is then no larger than that of the products with w_c themselves.
 template <class T>
 struct PackedHead {
     std::vector<T> columns, bias, query_bias;
-    std::vector<int64_t> place;   // of a column in the buffer of products: class c, or C + c for the query
+    std::vector<int64_t> place;   // of a column in the buffer of products: matrix·classes + class, weights before queries
     std::vector<int64_t> chunks;  // first column of each chunk, and the number of columns
     int64_t reference = -1;
 
-    PackedHead(const T* weight, const T* query, const T* b, const T* gb, int64_t classes, int64_t width, bool differences, Tile tile) {
+    // weight [weights, classes, width], query [queries, classes, width] or null, biases [·, classes] or null
+    PackedHead(const T* weight, int64_t weights, const T* query, int64_t queries, const T* b, int64_t bias_sets, const T* gb,
+               int64_t classes, int64_t width, bool differences, Tile tile) {
         if (differences) reference = smallest(weight, classes, width);
         std::vector<T> plain;
-        for (const T* matrix : {weight, query}) {
-            if (!matrix) continue;
+        plain.reserve(static_cast<size_t>((weights + queries) * classes * width));
+        for (int64_t m = 0; m < weights + queries; ++m) {
+            const T* matrix = m < weights ? weight + m * classes * width : query + (m - weights) * classes * width;
             for (int64_t c = 0; c < classes; ++c) {
                 if (c == reference) continue;
-                place.push_back((matrix == weight ? 0 : classes) + c);
+                place.push_back(m * classes + c);
                 for (int64_t i = 0; i < width; ++i)
                     plain.push_back(matrix[c * width + i] - (differences ? matrix[reference * width + i] : T(0)));
             }
         }
-        subtract(b, classes, bias);
-        subtract(gb, classes, query_bias);
+        subtract(b, bias_sets, classes, bias);
+        subtract(gb, queries, classes, query_bias);
         const int64_t count = static_cast<int64_t>(place.size()), parts = (count + tile.stream_columns - 1) / tile.stream_columns;
         columns.resize(count * packed_steps(width, tile.lanes) * tile.lanes);
         T* out = columns.data();
@@ -79,11 +82,12 @@ private:
         }
         return best;
     }
-    void subtract(const T* from, int64_t classes, std::vector<T>& to) const {
+    void subtract(const T* from, int64_t sets, int64_t classes, std::vector<T>& to) const {
         if (!from) return;
-        to.assign(from, from + classes);
-        if (reference >= 0)
-            for (auto& value : to) value -= from[reference];
+        to.assign(from, from + sets * classes);
+        if (reference < 0) return;
+        for (int64_t s = 0; s < sets; ++s)
+            for (int64_t c = 0; c < classes; ++c) to[s * classes + c] -= from[s * classes + reference];
     }
 };
 

@@ -11,6 +11,12 @@ def head_dot(
     out: Any,
     *,
     loss: str,
+    row_factor: Any | None = None,
+    class_target: Any | None = None,
+    targets: Any | None = None,
+    pos_weight: Any | None = None,
+    dropped: list[Any] | None = None,
+    rescale: float = 1.0,
     scale: float,
     threads: int,
     isa: str = "auto",
@@ -23,8 +29,15 @@ def head_norm(
     out: Any,
     *,
     loss: str,
+    row_factor: Any | None = None,
+    class_target: Any | None = None,
+    targets: Any | None = None,
+    pos_weight: Any | None = None,
+    output_weight: Any | None = None,
     include_bias: bool,
     scale: float,
     threads: int,
     isa: str = "auto",
 ) -> None: ...
+def dropout_mask(name: bytes, elements: int, *, rate: float, seed: int, member: int, threads: int) -> Any: ...
+def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> list[int]: ...

@@ -46,8 +46,31 @@ def product(h, w, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def residual(z, y, classes, LOSS: tl.constexpr):
-    """∂ℓ/∂z of an elementwise loss; (1 − y)σ(z) − yσ(−z) does not cancel where σ(z) is near a hard target."""
+def class_products(
+    features, matrix, bias, first, lane, c0, column, rows, width, stride, classes, total,
+    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """total + H Mᵀ + bias for a block of rows and a tile of classes."""
+    for d0 in range(0, width, BLOCK_D):
+        d = d0 + tl.arange(0, BLOCK_D)
+        h = load_rows(features, first, lane, d, rows, width, stride)
+        total = product(h, load_columns(matrix, c0, column, d, classes, width), total, PRECISION)
+    if HAS_BIAS:
+        total += tl.load(bias + c0 + column, mask=c0 + column < classes, other=0.0)[None, :]
+    return total
+
+
+@triton.jit
+def softmax_targets(class_target, targets, first, lane, c0, column, rows, classes, TARGET: tl.constexpr):
+    """t of a tile of classes, beside the label: shared by all rows (1) or soft targets of each row (2)."""
+    if TARGET == 1:
+        return tl.load(class_target + c0 + column, mask=c0 + column < classes, other=0.0)[None, :]
+    return load_rows(targets, first, lane, c0 + column, rows, classes, classes)
+
+
+@triton.jit
+def residual(z, y, pos_weight, c, classes, LOSS: tl.constexpr, HAS_POS_WEIGHT: tl.constexpr):
+    """∂ℓ/∂z of an elementwise loss; (1 − y)σ(z) − π yσ(−z) does not cancel where σ(z) is near a hard target."""
     if LOSS == 2:
         # classes becomes a number of z's type first: 2/C in float32 would spoil a float64 score.
         return (z - y) * 2.0 / (tl.zeros_like(z) + classes)
@@ -56,51 +79,78 @@ def residual(z, y, classes, LOSS: tl.constexpr):
     low = e * high
     on = tl.where(z < 0, low, high)
     off = tl.where(z < 0, high, low)
-    return (1.0 - y) * on - y * off
+    positive = y
+    if HAS_POS_WEIGHT:
+        positive = y * tl.load(pos_weight + c, mask=c < classes, other=0.0)[None, :]
+    return (1.0 - y) * on - positive * off
+
+
+NO_TARGET, CLASS_TARGET, SOFT_TARGETS = 0, 1, 2
 
 
 def launch(
     kernel: Any,
     features: Tensor,
-    labels: Tensor,
+    form: Any,
     weight: Tensor,
     bias: Tensor | None,
     query: tuple[Tensor, Tensor | None] | None,
     out: Tensor,
     *,
-    loss: str,
     scale: float,
     precision: str,
     config: Config | None,
     **constants: Any,
 ) -> Tensor:
-    """Run a head kernel over all rows. An absent vector is passed as the weight and never read."""
+    """Run a head kernel over all rows and outputs. An absent array is passed as the weight and never read.
+
+    form: an ipfast.ops residual: what the loss needs of each row.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
     if precision == "tf32x3" and torch.version.hip:
         precision = "ieee"  # AMD's matrix cores multiply float32 exactly, so there is nothing to make up for
     rows, width = features.shape
-    classes = weight.shape[0]
+    outputs, classes = out.shape[1], weight.shape[1]
     chosen = config or default_config(width, classes, features.dtype, precision)
-    if query is not None:
+
+    def present(value: Tensor | None) -> Tensor:
+        return weight if value is None else value
+
+    tensors = [] if query is None else [query[0], present(query[1])]
+    if query is None:
+        tensors.append(present(form.output_weight))
+        constants["HAS_OUTPUT_WEIGHT"] = form.output_weight is not None
+    else:
         constants["HAS_QUERY_BIAS"] = query[1] is not None
-    tensors = [] if query is None else [query[0], weight if query[1] is None else query[1]]
+        constants["WEIGHT_EACH"] = weight.shape[0] > 1
+        constants["BIAS_EACH"] = bias is not None and bias.shape[0] > 1
+    target = CLASS_TARGET if form.class_target is not None else SOFT_TARGETS if form.targets is not None else NO_TARGET
     # fp64 would pass through a kernel as a float32 scalar; a tensor keeps it exact.
     factor = torch.full((1,), scale, dtype=out.dtype, device=out.device)
-    kernel[(triton.cdiv(rows, chosen.rows),)](
+    # The outputs of a block of rows come one after the other, so that they find its features in the cache.
+    kernel[(triton.cdiv(rows, chosen.rows) * outputs,)](
         features,
-        labels,
+        form.labels,
         weight,
-        weight if bias is None else bias,
+        present(bias),
         *tensors,
+        present(form.row_factor),
+        present(form.class_target),
+        present(form.targets),
+        present(form.pos_weight),
         out,
         factor,
         rows,
         width,
         features.stride(0),
         classes,
-        LOSS=_LOSSES[loss],
+        outputs,
+        LOSS=_LOSSES[form.loss],
         HAS_BIAS=bias is not None,
+        HAS_ROW_FACTOR=form.row_factor is not None,
+        HAS_POS_WEIGHT=form.pos_weight is not None,
+        TARGET=target,
         SINGLE=classes <= chosen.classes,
         PRECISION="fp64" if features.dtype == torch.float64 else precision,
         BLOCK_N=chosen.rows,

@@ -1,40 +1,60 @@
-"""head_dot on the GPU: every row's last-layer gradient times one query gradient. Meaning: ipfast/ops/head_dot.py."""
+"""head_dot on the GPU: every row's last-layer gradient times one query gradient or several. Meaning: ipfast/ops/head_dot.py."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import launch, load_columns, load_rows, product, residual
+from ._tiles import launch, load_columns, load_rows, product, residual, softmax_targets
 from ._tune import Config
 
 
 @triton.jit
 def head_dot_kernel(
-    features,
-    labels,
-    weight,
-    bias,
-    query,
-    query_bias,
-    out,
-    scale,
+    features,  # [N, d]
+    labels,  # [N] int64, or targets [N, C] of an elementwise loss
+    weight,  # [1 or Q, C, d]
+    bias,  # [1 or Q, C]
+    query,  # [Q, C, d]
+    query_bias,  # [Q, C]
+    row_factor,  # [N]
+    class_target,  # [C]
+    targets,  # [N, C]
+    pos_weight,  # [C]
+    out,  # [N, Q]
+    scale,  # [1]
     rows,
     width,
     stride,
     classes,
+    outputs,
     LOSS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_QUERY_BIAS: tl.constexpr,
+    WEIGHT_EACH: tl.constexpr,
+    BIAS_EACH: tl.constexpr,
+    HAS_ROW_FACTOR: tl.constexpr,
+    HAS_POS_WEIGHT: tl.constexpr,
+    TARGET: tl.constexpr,
     SINGLE: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One block of rows against all classes: logits z and products u of a tile of classes, then a running softmax."""
-    first = tl.program_id(0) * BLOCK_N
+    """One block of rows and one query against all classes: logits z and products u of a tile, then a running softmax."""
+    first = (tl.program_id(0) // outputs) * BLOCK_N
+    q = tl.program_id(0) % outputs
+    matrix = tl.cast(q, tl.int64) * classes * width
+    query += matrix
+    query_bias += q * classes
+    if WEIGHT_EACH:
+        weight += matrix
+    if BIAS_EACH:
+        bias += q * classes
     lane = tl.arange(0, BLOCK_N)
     n = first + lane
     dtype = out.dtype.element_ty
@@ -42,6 +62,7 @@ def head_dot_kernel(
     top = tl.full((BLOCK_N,), float("-inf"), dtype)
     total = tl.zeros((BLOCK_N,), dtype)
     moment = tl.zeros((BLOCK_N,), dtype)
+    aim = tl.zeros((BLOCK_N,), dtype)
     label = tl.zeros((BLOCK_N,), tl.int64)
     own = tl.zeros((BLOCK_N,), dtype)
     if LOSS == 0:
@@ -83,30 +104,35 @@ def head_dot_kernel(
             total = total * shrink + tl.sum(p, axis=1)
             moment = moment * shrink + tl.sum(p * centred, axis=1)
             top = raised
+            if TARGET > 0:
+                t = softmax_targets(class_target, targets, first, lane, c0, column, rows, classes, TARGET)
+                aim += tl.sum(tl.where(real[None, :], t * centred, 0.0), axis=1)
         else:
             y = load_rows(labels, first, lane, c, rows, classes, classes)
-            moment += tl.sum(tl.where(real[None, :], residual(z, y, classes, LOSS) * u, 0.0), axis=1)
+            r = residual(z, y, pos_weight, c, classes, LOSS, HAS_POS_WEIGHT)
+            moment += tl.sum(tl.where(real[None, :], r * u, 0.0), axis=1)
     if LOSS == 0:
         moment = moment / total
-    tl.store(out + n, moment * tl.load(scale), mask=live)
+        if HAS_ROW_FACTOR:
+            moment = moment * tl.load(row_factor + n, mask=live, other=0.0)
+        moment = moment - aim
+    place = n.to(tl.int64) * outputs + q
+    tl.store(out + place, moment * tl.load(scale), mask=live)
 
 
 def head_dot(
     features: Tensor,
-    labels: Tensor,
+    form: Any,
     weight: Tensor,
     bias: Tensor | None,
     query_weight: Tensor,
     query_bias: Tensor | None,
     out: Tensor,
     *,
-    loss: str,
     scale: float,
     precision: str = "ieee",
     config: Config | None = None,
 ) -> Tensor:
-    """Fill `out` [N] with the scores; the arguments are those of ipfast.ops.head_dot, checked and contiguous."""
+    """Fill `out` [N, Q] with the scores; the arguments are those of ipfast.ops.head_dot, checked and stacked."""
     query = (query_weight, query_bias)
-    return launch(
-        head_dot_kernel, features, labels, weight, bias, query, out, loss=loss, scale=scale, precision=precision, config=config
-    )
+    return launch(head_dot_kernel, features, form, weight, bias, query, out, scale=scale, precision=precision, config=config)

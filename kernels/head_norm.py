@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import launch, load_columns, load_rows, product, residual
+from ._tiles import class_products, launch, load_rows, residual, softmax_targets
 from ._tune import Config
 
 
 @triton.jit
 def head_norm_kernel(
-    features,
-    labels,
-    weight,
-    bias,
-    out,
-    scale,
+    features,  # [N, d]
+    labels,  # [N] int64, or targets [N, C] of an elementwise loss
+    weight,  # [C, d]
+    bias,  # [C]
+    output_weight,  # [C]
+    row_factor,  # [N]
+    class_target,  # [C]
+    targets,  # [N, C]
+    pos_weight,  # [C]
+    out,  # [N, 1]
+    scale,  # [1]
     rows,
     width,
     stride,
     classes,
+    outputs,
     LOSS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_OUTPUT_WEIGHT: tl.constexpr,
+    HAS_ROW_FACTOR: tl.constexpr,
+    HAS_POS_WEIGHT: tl.constexpr,
+    TARGET: tl.constexpr,
     INCLUDE_BIAS: tl.constexpr,
     SINGLE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -43,22 +55,22 @@ def head_norm_kernel(
     squares = tl.zeros((BLOCK_N,), dtype)
     size = tl.zeros((BLOCK_N,), dtype)
     label = tl.zeros((BLOCK_N,), tl.int64)
+    factor = tl.full((BLOCK_N,), 1.0, dtype)
+    column = tl.arange(0, BLOCK_C)
     if LOSS == 0:
         label = tl.load(labels + n, mask=live, other=0)
+    if HAS_ROW_FACTOR:
+        factor = tl.load(row_factor + n, mask=live, other=0.0)
+    for d0 in range(0, width, BLOCK_D):
+        h = load_rows(features, first, lane, d0 + tl.arange(0, BLOCK_D), rows, width, stride).to(dtype)
+        size += tl.sum(h * h, axis=1)
     for c0 in range(0, classes, BLOCK_C):
-        column = tl.arange(0, BLOCK_C)
         c = c0 + column
-        z = tl.zeros((BLOCK_N, BLOCK_C), dtype)
-        for d0 in range(0, width, BLOCK_D):
-            d = d0 + tl.arange(0, BLOCK_D)
-            h = load_rows(features, first, lane, d, rows, width, stride)
-            z = product(h, load_columns(weight, c0, column, d, classes, width), z, PRECISION)
-            if c0 == 0:
-                exact = h.to(dtype)
-                size += tl.sum(exact * exact, axis=1)
         real = c < classes
-        if HAS_BIAS:
-            z += tl.load(bias + c, mask=real, other=0.0)[None, :]
+        z = class_products(
+            features, weight, bias, first, lane, c0, column, rows, width, stride, classes, tl.zeros((BLOCK_N, BLOCK_C), dtype),
+            HAS_BIAS, PRECISION, BLOCK_D,
+        )  # fmt: skip
         if LOSS == 0:
             z = tl.where(real[None, :], z, float("-inf"))
             is_label = c[None, :] == label[:, None]
@@ -71,11 +83,32 @@ def head_norm_kernel(
             squares = squares * shrink * shrink + tl.sum(rest * rest, axis=1)
             top = raised
         else:
-            r = residual(z, load_rows(labels, first, lane, c, rows, classes, classes), classes, LOSS)
+            y = load_rows(labels, first, lane, c, rows, classes, classes)
+            r = residual(z, y, pos_weight, c, classes, LOSS, HAS_POS_WEIGHT)
+            if HAS_OUTPUT_WEIGHT:
+                r = r * tl.load(output_weight + c, mask=real, other=0.0)[None, :]
             squares += tl.sum(tl.where(real[None, :], r * r, 0.0), axis=1)
     if LOSS == 0:
         every = others + own
-        squares = (squares + others * others) / (every * every)
+        if TARGET > 0:
+            # r_c = a p_c − t_c needs the whole sum first: a second pass over the classes.
+            squares = tl.zeros((BLOCK_N,), dtype)
+            others = tl.zeros((BLOCK_N,), dtype)
+            for c0 in range(0, classes, BLOCK_C):
+                c = c0 + column
+                z = class_products(
+                    features, weight, bias, first, lane, c0, column, rows, width, stride, classes,
+                    tl.zeros((BLOCK_N, BLOCK_C), dtype), HAS_BIAS, PRECISION, BLOCK_D,
+                )  # fmt: skip
+                t = softmax_targets(class_target, targets, first, lane, c0, column, rows, classes, TARGET)
+                r = (factor / every)[:, None] * tl.exp(z - top[:, None]) - t
+                kept = (c < classes)[None, :] & (c[None, :] != label[:, None])
+                r = tl.where(kept, r, 0.0)
+                squares += tl.sum(r * r, axis=1)
+                others += tl.sum(r, axis=1)
+            squares = squares + others * others
+        else:
+            squares = factor * factor * (squares + others * others) / (every * every)
     if INCLUDE_BIAS:
         size += 1.0
     tl.store(out + n, squares * size * tl.load(scale), mask=live)
@@ -83,29 +116,28 @@ def head_norm_kernel(
 
 def head_norm(
     features: Tensor,
-    labels: Tensor,
+    form: Any,
     weight: Tensor,
     bias: Tensor | None,
     out: Tensor,
     *,
-    loss: str,
     include_bias: bool,
     scale: float,
     precision: str = "ieee",
     config: Config | None = None,
 ) -> Tensor:
-    """Fill `out` [N] with squared norms; the arguments are those of ipfast.ops.head_norm, checked and contiguous."""
-    return launch(
+    """Fill `out` [N] with squared norms; the arguments are those of ipfast.ops.head_norm, checked."""
+    launch(
         head_norm_kernel,
         features,
-        labels,
+        form,
         weight,
         bias,
         None,
-        out,
-        loss=loss,
+        out[:, None],
         scale=scale,
         precision=precision,
         config=config,
         INCLUDE_BIAS=include_bias,
     )
+    return out

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checks import as_tensor
 from ..errors import InputError, InputTypeError
 from ..registry import check_choice
-from . import labels as label_checks
+from ._residual import Residual, residual
 
 LOSSES = ("cross_entropy", "bce_with_logits", "mse")
 BLOCK_ROWS = 2048
@@ -27,9 +27,13 @@ class Head(NamedTuple):
     """Checked arguments, all on one device; weights in the dtype of the computation (float64 or float32)."""
 
     features: Tensor  # [N, d], float64, float32, float16 or bfloat16, unit stride in the last dimension
-    labels: Tensor  # cross_entropy: [N] int64; otherwise targets [N, C]
-    weight: Tensor  # [C, d]
-    bias: Tensor | None  # [C]
+    weight: Tensor  # [L, C, d]
+    bias: Tensor | None  # [L, C]
+    residual: Residual
+
+    @property
+    def classes(self) -> int:
+        return self.weight.shape[1]
 
 
 def compute_dtype(features: Tensor) -> torch.dtype:
@@ -61,47 +65,87 @@ def matrix(where: str, argument: str, value: Any, shape: tuple[int | None, int |
     return result
 
 
-def vector(where: str, argument: str, value: Any, size: int) -> Tensor:
-    """`value` as a one-dimensional tensor of `size` elements."""
-    result = tensor(where, argument, value)
-    if result.dim() != 1 or result.shape[0] != size:
-        raise InputError(f"{where}: expected {argument} of shape [{size}]; got {list(result.shape)}.")
-    return result
-
-
-def head(where: str, features: Any, labels: Any, weight: Any, bias: Any, loss: str) -> Head:
-    """Check the arguments of a head and bring them to one device and dtype."""
+def head(
+    where: str,
+    features: Any,
+    labels: Any,
+    weight: Any,
+    bias: Any,
+    *,
+    loss: str,
+    class_weight: Any = None,
+    label_smoothing: float = 0.0,
+    pos_weight: Any = None,
+    ignore_index: int | None = None,
+) -> Head:
+    """Check the arguments of a head and bring them to one device and dtype; [C, d] becomes [1, C, d]."""
     check_choice(where, "loss", loss, LOSSES)
     h = matrix(where, "features", features, (None, None))
     if h.dtype not in _FLOATS:
         raise InputTypeError(f"{where}: expected floating-point features; got {h.dtype}. Convert them with .float().")
     if h.shape[1] and h.stride(1) != 1 and h.shape[1] != 1:
         h = h.contiguous()
-    dtype, device = compute_dtype(h), h.device
-    w = matrix(where, "weight", weight, (None, h.shape[1]))
-    classes = w.shape[0]
+    w = stacked(where, "weight", weight, None, h.shape[1], h)
+    classes = w.shape[1]
     if classes < (2 if loss == "cross_entropy" else 1):
         raise InputError(
-            f"{where}: expected a weight of at least two classes for cross_entropy; got {list(w.shape)}. "
+            f"{where}: expected a weight of at least two classes for cross_entropy; got {list(w.shape[1:])}. "
             "A single logit is scored with loss='bce_with_logits'."
         )
-    b = None if bias is None else vector(where, "bias", bias, classes).to(device, dtype).contiguous()
-    y = tensor(where, "labels", labels)
-    if loss == "cross_entropy":
-        y = label_checks.class_labels(where, y, h.shape[0], classes).to(device).contiguous()
-    else:
-        y = label_checks.targets(where, y, h.shape[0], classes, loss).to(device, dtype).contiguous()
-    return Head(h, y, w.to(device, dtype).contiguous(), b)
+    b = stacked_vectors(where, "bias", bias, w)
+    form = residual(
+        where,
+        tensor(where, "labels", labels),
+        h.shape[0],
+        classes,
+        loss=loss,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        pos_weight=pos_weight,
+        ignore_index=ignore_index,
+        like=w,
+    )
+    return Head(h, w, b, form)
 
 
-def output(where: str, h: Tensor, out: Tensor | None) -> Tensor:
-    """The vector [N] that receives the result."""
-    dtype = compute_dtype(h)
-    if out is None:
-        return torch.empty(h.shape[0], dtype=dtype, device=h.device)
-    if tuple(out.shape) != (h.shape[0],) or out.dtype != dtype or out.device != h.device or not out.is_contiguous():
+def stacked(where: str, argument: str, value: Any, classes: int | None, width: int, h: Tensor) -> Tensor:
+    """`value` [C, d] or [K, C, d] as a contiguous tensor [K, C, d] on the device and in the dtype of the computation."""
+    result = tensor(where, argument, value)
+    wanted = f"{'C' if classes is None else classes}, {width}"
+    if result.dim() not in (2, 3) or result.shape[-1] != width or (classes is not None and result.shape[-2] != classes):
         raise InputError(
-            f"{where}: expected out to be a contiguous {dtype} tensor of shape [{h.shape[0]}] on {h.device}; got "
+            f"{where}: expected {argument} of shape [{wanted}] or [K, {wanted}]; got {list(result.shape)}. "
+            "Check that it belongs to the same head."
+        )
+    if result.dim() == 3 and result.shape[0] == 0:
+        raise InputError(f"{where}: expected at least one matrix in {argument}; got {list(result.shape)}.")
+    return result.to(h.device, compute_dtype(h)).reshape(-1, *result.shape[-2:]).contiguous()
+
+
+def stacked_vectors(where: str, argument: str, value: Any, matrices: Tensor) -> Tensor | None:
+    """`value` [C] or [K, C] as a contiguous tensor [K, C] beside `matrices` [K, C, d]."""
+    if value is None:
+        return None
+    result = tensor(where, argument, value)
+    count, classes = matrices.shape[:2]
+    if result.dim() == 1 and result.shape[0] == classes:
+        result = result.expand(count, classes)
+    if tuple(result.shape) != (count, classes):
+        raise InputError(
+            f"{where}: expected {argument} of shape [{classes}]{f' or [{count}, {classes}]' if count > 1 else ''}; got "
+            f"{list(result.shape)}."
+        )
+    return result.to(matrices).contiguous()
+
+
+def output(where: str, h: Tensor, out: Tensor | None, *more: int) -> Tensor:
+    """The array [N, *more] that receives the result."""
+    dtype, shape = compute_dtype(h), (h.shape[0], *more)
+    if out is None:
+        return torch.empty(shape, dtype=dtype, device=h.device)
+    if tuple(out.shape) != shape or out.dtype != dtype or out.device != h.device or not out.is_contiguous():
+        raise InputError(
+            f"{where}: expected out to be a contiguous {dtype} tensor of shape {list(shape)} on {h.device}; got "
             f"{out.dtype} {list(out.shape)} on {out.device}."
         )
     return out

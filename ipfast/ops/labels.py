@@ -15,7 +15,7 @@ def class_labels(where: str, value: Tensor, rows: int, classes: int) -> Tensor:
     if value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool:
         raise InputTypeError(
             f"{where}: expected integer labels for cross_entropy; got {value.dtype}. Convert them with .long() if they "
-            "are class numbers; soft targets are not supported by this loss."
+            "are class numbers; soft targets have shape [N, C]."
         )
     value = value.long()
     if rows:
@@ -28,6 +28,22 @@ def class_labels(where: str, value: Tensor, rows: int, classes: int) -> Tensor:
                 f"{where}: expected labels in 0..{classes - 1} for {classes} classes; got {bad} at row {row}.{hint} "
                 "Correct or drop such rows."
             )
+    return value
+
+
+def soft_targets(where: str, value: Tensor, rows: int, classes: int) -> Tensor:
+    """Soft targets [N, C] of cross_entropy: finite and not negative; they need not sum to one."""
+    if tuple(value.shape) != (rows, classes):
+        raise InputTypeError(
+            f"{where}: expected integer labels [{rows}] or soft targets [{rows}, {classes}] for cross_entropy; got "
+            f"{value.dtype} {list(value.shape)}. Convert class numbers with .long()."
+        )
+    good = (torch.isfinite(value) & (value >= 0)).all(dim=1)
+    if not bool(good.all()):
+        raise InputError(
+            f"{where}: expected soft targets that are finite and not negative; row {int((~good).nonzero()[0])} is not. "
+            "Correct or drop it."
+        )
     return value
 
 

@@ -9,6 +9,8 @@ from ipfast.kernels import default_config
 from ipfast.kernels.head_dot import head_dot_kernel
 from ipfast.kernels.head_norm import head_norm_kernel
 
+LOSSES = ((0, 0), (0, 2), (1, 0), (2, 0))
+"""(loss, kind of targets beside the label): hard and soft cross-entropy, BCE, MSE."""
 MATRIX_INSTRUCTION = {"sm_80": r"\bHMMA\b|HMMA\.", "sm_90": r"HMMA\.|HGMMA", "gfx942": r"v_mfma_"}
 
 
@@ -16,8 +18,8 @@ def check(target: str, dtype: str, precision: str) -> list[str]:
     """What is wrong with the binaries."""
     wrong = []
     features = getattr(torch, dtype)
-    for kernel, classes, loss in product((head_dot_kernel, head_norm_kernel), (10, 1000), (0, 1, 2)):
-        if loss and classes == 1000 and precision not in ("ieee", "bf16"):
+    for kernel, classes, (loss, target_kind) in product((head_dot_kernel, head_norm_kernel), (10, 1000), LOSSES):
+        if (loss or target_kind) and classes == 1000 and precision not in ("ieee", "bf16"):
             continue  # the tile loop is that of the softmax; compiling takes seconds
         config = default_config(
             512, classes, features, "ieee" if precision == "fp64" else precision, hip=target.startswith("gfx")
@@ -27,6 +29,12 @@ def check(target: str, dtype: str, precision: str) -> list[str]:
             "HAS_BIAS": True,
             "HAS_QUERY_BIAS": True,
             "INCLUDE_BIAS": True,
+            "WEIGHT_EACH": True,
+            "BIAS_EACH": True,
+            "HAS_ROW_FACTOR": loss == 0,
+            "HAS_POS_WEIGHT": loss == 1,
+            "HAS_OUTPUT_WEIGHT": True,
+            "TARGET": target_kind,
             "SINGLE": classes <= config.classes,
             "PRECISION": precision,
         }

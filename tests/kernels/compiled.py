@@ -44,7 +44,7 @@ def signature(kernel: Any, features: torch.dtype, constants: dict[str, Any]) -> 
     for name in kernel.arg_names:
         if name in constants:
             result[name] = "constexpr"
-        elif name in ("rows", "width", "stride", "classes"):
+        elif name in ("rows", "width", "stride", "classes", "outputs"):
             result[name] = "i32"
         elif name == "features":
             result[name] = f"*{_TYPES[features]}"
