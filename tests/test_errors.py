@@ -10,6 +10,7 @@ import torch
 
 import ipfast
 from ipfast import cli, errors
+from ipfast.points.masking import Masked
 
 PACKAGE = Path(ipfast.__file__).parent
 TREE = {
@@ -47,6 +48,8 @@ CALLABLES = [
     ipfast.Scores.topk,
     ipfast.ops.head_dot,
     ipfast.ops.head_norm,
+    ipfast.ops.dropout_mask,
+    Masked,
     ipfast.curate.trim,
     ipfast.curate.write_kept,
     ipfast.losses.BCEWithLogits,
