@@ -1,4 +1,4 @@
-"""The command line: python -m bench head | table."""
+"""The command line: python -m bench head | mask | table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import typer
 
 from . import record as results
 from .cases import head as head_case
+from .cases import mask as mask_case
 from .contender import Contender
 from .gate import GateError
 from .machine import ROOT
 from .measure import MIN_REPEATS
 from .memory import extra_peak_bytes
 from .reports import head as head_report
+from .reports import mask as mask_report
 from .roofline import Probe
 from .run import measure
 from .tables import replace_block
@@ -75,6 +77,48 @@ def head(
         del problem, contenders
     for name, meaning in head_case.MEANING.items():
         typer.echo(f"{name:<16} {meaning}")
+
+
+@app.command()
+def mask(
+    elements: Annotated[int, typer.Option(min=1000, help="Weights of the parameter.")] = mask_case.STANDARD_ELEMENTS,
+    rate: Annotated[
+        float, typer.Option(min=0, max=0.999, help="Probability that a weight is dropped.")
+    ] = mask_case.STANDARD_RATE,
+    repeats: Annotated[int, typer.Option(min=MIN_REPEATS, help="Interleaved repeats.")] = MIN_REPEATS,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own.")] = None,
+    memory: Annotated[bool, typer.Option(help="Measure extra peak memory in a fresh process.")] = True,
+    record: Annotated[bool, typer.Option(help="Write the rows to bench/results/mask.jsonl.")] = True,
+) -> None:
+    """A dropout member's mask of one large parameter: time and memory against torch.bernoulli + nonzero."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    contenders = mask_case.make_contenders(elements, rate)
+    try:
+        for contender in contenders:
+            mask_case.check_mask(elements, rate, contender)
+    except GateError as error:
+        typer.secho(f"Wrong masks, so no speed: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+    def child_memory(_contender: Contender) -> int | None:
+        return extra_peak_bytes(mask_case.prepare_memory, elements, rate, torch.get_num_threads())
+
+    place = torch.device("cpu")
+    found = measure(
+        mask_case.NAME,
+        {"elements": elements, "rate": rate, "dtype": "int64"},
+        contenders,
+        Probe(place, torch.float32),
+        device=place,
+        repeats=repeats,
+        child_memory=child_memory if memory else None,
+    )
+    typer.echo(mask_report.terminal(found) + "\n")
+    if record:
+        results.record(found)
+    for name, meaning in mask_case.MEANING.items():
+        typer.echo(f"{name:<20} {meaning}")
 
 
 @app.command()
