@@ -9,6 +9,7 @@
 from . import curate, losses, ops
 from .curvature import Identity
 from .dispatch import select_backend
+from .engines import select_ensemble
 from .errors import (
     InputError,
     InputTypeError,
@@ -19,7 +20,8 @@ from .errors import (
     UnavailableError,
 )
 from .methods import Control, Method
-from .points import Final
+from .ops import dropout_mask
+from .points import Checkpoints, Dropout, Final
 from .query import Query, query
 from .score import Scorer, score
 from .scores import Scores
@@ -27,7 +29,9 @@ from .scores import Scores
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkpoints",
     "Control",
+    "Dropout",
     "Final",
     "Identity",
     "InputError",
@@ -43,9 +47,11 @@ __all__ = [
     "UnavailableError",
     "__version__",
     "curate",
+    "dropout_mask",
     "losses",
     "ops",
     "query",
     "score",
     "select_backend",
+    "select_ensemble",
 ]

@@ -18,6 +18,8 @@ CONFIDENT_RELATIVE = 1e-4
 """Largest relative error on a sample whose own class has probability 1 − 1e-8."""
 BATCH_RELATIVE = 1e-6
 """Largest relative difference between batch sizes."""
+MASK_P_VALUE = 1e-4
+"""Smallest p-value of a test of a mask's distribution. Masks are reproducible, so a test that passes goes on passing."""
 MAPPED_MEMORY = 150 * 2**20
 """Bytes by which scoring a memory-mapped file may raise the peak resident memory, whatever the file's size."""
 

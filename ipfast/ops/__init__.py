@@ -5,9 +5,10 @@ with the same signature. CONTRACT_VERSION grows by one whenever an existing call
 """
 
 from ._head import BLOCK_ROWS
+from .dropout_mask import dropout_mask
 from .head_dot import head_dot
 from .head_norm import head_norm
 
 CONTRACT_VERSION = 1
 
-__all__ = ["BLOCK_ROWS", "CONTRACT_VERSION", "head_dot", "head_norm"]
+__all__ = ["BLOCK_ROWS", "CONTRACT_VERSION", "dropout_mask", "head_dot", "head_norm"]
