@@ -9,7 +9,6 @@
 from . import curate, losses, ops
 from .curvature import Identity
 from .dispatch import select_backend
-from .engines import select_ensemble
 from .errors import (
     InputError,
     InputTypeError,
@@ -21,7 +20,7 @@ from .errors import (
 )
 from .methods import Control, Method
 from .ops import dropout_mask
-from .points import Checkpoints, Dropout, Final
+from .points import Final
 from .query import Query, query
 from .score import Scorer, score
 from .scores import Scores
@@ -29,9 +28,7 @@ from .scores import Scores
 __version__ = "0.1.0"
 
 __all__ = [
-    "Checkpoints",
     "Control",
-    "Dropout",
     "Final",
     "Identity",
     "InputError",
@@ -53,5 +50,4 @@ __all__ = [
     "query",
     "score",
     "select_backend",
-    "select_ensemble",
 ]
