@@ -9,6 +9,7 @@
 from . import curate, losses, ops
 from .curvature import Identity
 from .dispatch import select_backend
+from .engines import select_ensemble
 from .errors import (
     InputError,
     InputTypeError,
@@ -20,7 +21,7 @@ from .errors import (
 )
 from .methods import Control, Method
 from .ops import dropout_mask
-from .points import Final
+from .points import Checkpoints, Dropout, Final
 from .query import Query, query
 from .score import Scorer, score
 from .scores import Scores
@@ -28,7 +29,9 @@ from .scores import Scores
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkpoints",
     "Control",
+    "Dropout",
     "Final",
     "Identity",
     "InputError",
@@ -50,4 +53,5 @@ __all__ = [
     "query",
     "score",
     "select_backend",
+    "select_ensemble",
 ]

@@ -15,12 +15,13 @@ from .errors import InputError, InputTypeError
 from .scores import Scores
 
 
-def trim(scores: Scores, amount: float) -> Tensor:
+def trim(scores: Scores, amount: float, *, query: int | str | None = None) -> Tensor:
     """Indices of the samples to keep when the lowest scores are dropped.
 
     Args:
         scores: of N samples.
         amount: a share in (0, 1), of which floor(share·N) samples are dropped, or an int count.
+        query: number or name of one, where the scores are of several queries.
 
     Returns:
         Kept indices in the order of the data, int64 [N − k]. Ready for torch.utils.data.Subset(data, keep.tolist()).
@@ -38,7 +39,7 @@ def trim(scores: Scores, amount: float) -> Tensor:
             f"trim: expected scores to be a Scores object; got {type(scores).__name__}. Read a file with ipfast.Scores.load."
         )
     keep = torch.ones(len(scores), dtype=torch.bool)
-    keep[scores.lowest(amount)] = False
+    keep[scores.lowest(amount, query=query)] = False
     return keep.nonzero().squeeze(1)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .curvature import Identity
-from .errors import InputTypeError
-from .points import Final
+from .errors import InputError, InputTypeError
+from .points import Checkpoints, Dropout, Final, Points
 from .registry import Registry, check_choice
 
 
@@ -21,17 +21,22 @@ class Method:
         target: "val", one query from the validation data; or "self", each sample's own gradient, exported as −⟨g_i, H⁻¹ g_i⟩.
     """
 
-    points: Final = field(default_factory=Final)
+    points: Points = field(default_factory=Final)
     curvature: Identity = field(default_factory=Identity)
     target: str = "val"
     name: str = "custom"
 
     def __post_init__(self) -> None:
         check_choice("Method", "target", self.target, ("val", "self"))
-        if not isinstance(self.points, Final) or not isinstance(self.curvature, Identity):
+        if not isinstance(self.points, Points) or not isinstance(self.curvature, Identity):
             raise InputTypeError(
                 "Method: expected points of ipfast.points and a curvature of ipfast.curvature; got "
                 f"{type(self.points).__name__} and {type(self.curvature).__name__}."
+            )
+        if self.target == "self" and isinstance(self.points, Dropout) and self.points.chain:
+            raise InputError(
+                "Method: expected target='val' with Dropout(chain=True): the squared norm of a gradient through a mask does "
+                "not factor at the head. Leave chain out."
             )
 
     @property
@@ -58,6 +63,8 @@ class Control:
 
 METHODS: Registry[Method | Control] = Registry("method")
 METHODS.add("ip", Method(name="ip"))
+METHODS.add("ip_ensemble", Method(points=Dropout(), name="ip_ensemble"))
+METHODS.add("tracin", Method(points=Checkpoints(), name="tracin"))
 METHODS.add("self_tracin", Method(target="self", name="self_tracin"))
 METHODS.add("loss", Control("loss"))
 METHODS.add("random", Control("random"))

@@ -4,50 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from . import dispatch, ops
+from . import dispatch
 from .checks import existing_file, positive_integer, usable_device
-from .curvature import Identity
 from .data import Source, open_source
 from .data.writers import check_output, written_whole
 from .engines import HeadEngine, find_last_layer
 from .errors import InputError
+from .groups import QueryMaker, Validation, groups
 from .impacts import Impact, get_impact
 from .losses import Loss, get_loss
 from .methods import METHODS, Control, Method, get_method
-from .points import Point
+from .points import Mask, Point, State, Trainable
 from .registry import check_choice
+from .terms import Dot, LossDeviation, Term
 
 BATCH_SIZE = 256
 """Samples that go through a backbone at once, where the data does not come in batches."""
-
-
-@dataclass(frozen=True)
-class Dot:
-    """w·⟨q, ∇ℓ_i(θ)⟩ with the query q in two parts, G [C, d] and G_b [C]."""
-
-    weight: float
-    point: Point
-    gradient: Tensor
-    bias_gradient: Tensor | None
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """w·⟨∇ℓ_i(θ), H⁻¹ ∇ℓ_i(θ)⟩, the self-influence."""
-
-    weight: float
-    point: Point
-    curvature: Identity
 
 
 @dataclass(frozen=True)
@@ -55,33 +39,47 @@ class Query:
     """The terms of a score, ready to meet training data; made by `ipfast.query`, stored with `save`.
 
     Attributes:
-        terms: Dot or Quadratic; empty for the controls.
+        terms: one for each point: Dot, Quadratic or LossDeviation; empty for the controls.
         method: a row of the method table.
         loss: of one sample.
         head: name of the scored layer in the model; "" for a bare linear layer.
         include_bias: whether the bias is a scored parameter.
         stats: the query's norm, M, class counts, seconds.
+        combine: how the scores at the points become one: "mean", "zscore" or "rank".
+        queries: names of several queries, whose scores are [N, Q]; None for a single one.
     """
 
-    terms: tuple[Dot | Quadratic, ...]
+    terms: tuple[Term, ...]
     method: Method | Control
     loss: Loss
     head: str
     include_bias: bool
     stats: Mapping[str, Any] = field(default_factory=dict)
+    combine: str = "mean"
+    queries: tuple[str, ...] | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a .safetensors file."""
+        """Write to a .safetensors file. Masks go by name, seed, member and rate, checkpoint files by path and hash."""
         where = "Query.save"
         file = check_output(where, "path", path, (".safetensors",))
-        if not all(isinstance(term, Dot) for term in self.terms) or not isinstance(self.method, Method):
+        if not isinstance(self.method, Method) or not self.method.needs_val:
             raise InputError(f"{where}: expected a query made from validation data; {self.method.name!r} has nothing to store.")
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for index, term in enumerate(self.terms):
-            assert isinstance(term, Dot)
-            tensors[f"{index}.weight"] = term.gradient.contiguous()
-            if term.bias_gradient is not None:
-                tensors[f"{index}.bias"] = term.bias_gradient.contiguous()
+            if isinstance(term, Dot):
+                tensors[f"{index}.weight"] = term.gradient
+                if term.bias_gradient is not None:
+                    tensors[f"{index}.bias"] = term.bias_gradient
+            elif isinstance(term, LossDeviation) and term.deviation is not None:
+                tensors[f"{index}.deviation"] = term.deviation
+            state = term.point.state
+            if state is not None and state.values is not None:
+                if self.head:
+                    raise InputError(
+                        f"{where}: expected checkpoints of a whole network as files, which a query refers to; got state dicts. "
+                        "Save them and pass their paths."
+                    )
+                tensors |= {f"{index}.state.{name}": value for name, value in state.values.items()}
         about = {
             "ipfast": "query 1",
             "method": self.method.name,
@@ -89,11 +87,17 @@ class Query:
             "loss_options": json.dumps(self.loss.options()),
             "head": self.head,
             "include_bias": json.dumps(self.include_bias),
-            "weights": json.dumps([term.weight for term in self.terms]),
+            "terms": json.dumps([_described(term) for term in self.terms]),
+            "combine": self.combine,
+            "queries": json.dumps(self.queries),
             "stats": json.dumps(dict(self.stats)),
         }
         with written_whole(file) as beside:
-            save_file(tensors, beside, metadata=about)
+            save_file(
+                {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()},
+                beside,
+                metadata=about,
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Query:
@@ -104,20 +108,49 @@ class Query:
             with safe_open(str(file), framework="pt") as archive:
                 about = archive.metadata() or {}
                 tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
-            terms = tuple(
-                Dot(weight, Point(weight), tensors[f"{index}.weight"], tensors.get(f"{index}.bias"))
-                for index, weight in enumerate(json.loads(about["weights"]))
-            )
+            terms = tuple(_restored(index, entry, tensors) for index, entry in enumerate(json.loads(about["terms"])))
+            names = json.loads(about["queries"])
             loss = type(get_loss(where, about["loss"]))(**json.loads(about["loss_options"]))
             include_bias, stats = json.loads(about["include_bias"]), json.loads(about["stats"])
             name = about["method"]
             # A stored query is complete in its terms; of a method that is no row of the table only the name is left to know.
             method = METHODS.get(where, name) if name in METHODS else Method(name=name)
-            return cls(terms, method, loss, about["head"], include_bias, stats)
+            queries = None if names is None else tuple(names)
+            return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries)
         except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
             raise InputError(
                 f"{where}: expected a file written by Query.save; {str(file)!r} cannot be read ({error})."
             ) from error
+
+
+def _described(term: Term) -> dict[str, Any]:
+    """All of a term that is not tensors, for JSON."""
+    point = term.point
+    about: dict[str, Any] = {"weight": term.weight}
+    if point.mask is not None:
+        about["mask"] = {**vars(point.mask), "names": dict(point.mask.names)}
+    if point.state is not None:
+        stored = point.state.path is not None
+        about["state"] = {"path": str(point.state.path), "sha256": point.state.sha256} if stored else {}
+    if isinstance(term, LossDeviation):
+        about["floor"] = term.floor
+    return about
+
+
+def _restored(index: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> Term:
+    """The term that `_described` and its tensors came from."""
+    state: State | None = None
+    if "state" in about:
+        prefix = f"{index}.state."
+        if about["state"]:
+            state = State(path=Path(about["state"]["path"]), sha256=about["state"]["sha256"])
+        else:
+            state = State({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
+    weight = about["weight"]
+    point = Point(weight, Mask(**about["mask"]) if "mask" in about else None, state)
+    if "floor" in about:
+        return LossDeviation(weight, point, tensors[f"{index}.deviation"], about["floor"])
+    return Dot(weight, point, tensors[f"{index}.weight"], tensors.get(f"{index}.bias"))
 
 
 def query(
@@ -135,11 +168,13 @@ def query(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     train: Any = None,
+    val_groups: Any = None,
 ) -> Query:
     """Make the query of a method: for "ip" the gradient G = (1/M) Σ_v ∇ℓ_v of the validation loss at the last layer.
 
     Args:
-        model, val, method, loss, impact, params, head, include_bias, check, batch_size, device: as in `ipfast.score`.
+        model, val, val_groups, method, loss, impact, params, head, include_bias, check, batch_size, device: as in
+            `ipfast.score`.
         backend: accepted so that the options of `score` can be passed on; the query itself is computed by torch.
         train: used only to find the head by running the model when there is no `val`.
 
@@ -165,8 +200,8 @@ def query(
     target_impact = get_impact(where, impact)
     require_val(where, chosen, val, target_impact)
     target = usable_device(where, device)
-    source = None if val is None else open_source(where, "val", val, batch_size=size)
-    finder = source
+    validation = open_validation(where, val, val_groups, batch_size=size)
+    finder = None if validation is None else validation.sources[0]
     if finder is None and train is not None:
         finder = open_source(where, "train", train, batch_size=size)
     first = None if finder is None else lambda: next(iter(finder.batches(size)))[0]
@@ -181,7 +216,9 @@ def query(
         batch_size=size,
         device=target,
     )
-    return build_query(engine, chosen, target_impact, source)
+    for source in () if validation is None else validation.sources:
+        engine.check("val", source)
+    return build_query(engine, chosen, target_impact, validation)
 
 
 def known_loss(where: str, loss: str | Loss) -> str | Loss:
@@ -198,6 +235,8 @@ def default_loss(loss: str | Loss, own: str | None, where: str) -> Loss:
 
 def require_val(where: str, method: Method | Control, val: Any, impact: Impact) -> None:
     """Refuse val where it has no meaning, and its absence where it is needed."""
+    if isinstance(method, Method):
+        method.points.check(where)
     if method.needs_val and val is None:
         raise InputError(
             f"{where}: expected val, the trusted validation data that method {method.name!r} compares with; got None. "
@@ -213,71 +252,92 @@ def require_val(where: str, method: Method | Control, val: Any, impact: Impact) 
         )
 
 
-def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, source: Source | None) -> Query:
+def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, validation: Validation | None) -> Query:
     """The query of a method at the points it names."""
-    terms: list[Dot | Quadratic] = []
-    stats: dict[str, Any] = {}
-    if isinstance(method, Method):
-        for point in method.points.points():
-            if method.target == "self":
-                terms.append(Quadratic(point.weight, point, method.curvature))
-                continue
-            assert source is not None
-            engine.check("val", source)
-            started = time.perf_counter()
-            gradient, bias_gradient, about = _validation_gradient(engine, impact, source)
-            terms.append(Dot(point.weight, point, gradient, bias_gradient if engine.include_bias else None))
-            stats = {**about, "impact": impact.name, "query_seconds": time.perf_counter() - started}
-    return Query(tuple(terms), method, engine.loss, engine.last.name, engine.include_bias, stats)
+    names = None if validation is None else validation.names
+    if not isinstance(method, Method):
+        return Query((), method, engine.loss, engine.last.name, engine.include_bias, {}, queries=names)
+    maker = QueryMaker(method, impact, validation)
+    terms: list[Term] = []
+    for group in groups(engine, method.points.points(trainable(engine))):
+        terms += [_pinned(term) for term in maker.terms(group)]
+    return Query(
+        tuple(terms),
+        method,
+        engine.loss,
+        engine.last.name,
+        engine.include_bias,
+        maker.stats,
+        combine=method.points.combine,
+        queries=names,
+    )
 
 
-def _validation_gradient(engine: HeadEngine, impact: Impact, source: Source) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """(G [C, d], G_b [C], stats): blocks are multiplied in the dtype of the features and summed in float64."""
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    total: Tensor | None = None
-    bias_total: Tensor | None = None
-    count, dtype = 0, torch.float32
-    class_counts = torch.zeros(engine.last.outputs, dtype=torch.int64)
+def trainable(engine: HeadEngine) -> Trainable:
+    """What points that train the model on may do with it."""
+    return Trainable(engine.last.module(), engine.sample_losses)
 
-    def add(h: Tensor, cotangent: Tensor) -> None:
-        nonlocal total, bias_total
-        part = (cotangent.to(dtype).T @ h.to(dtype)).double()
-        total = part if total is None else total + part
-        bias_part = cotangent.double().sum(dim=0)
-        bias_total = bias_part if bias_total is None else bias_total + bias_part
 
-    for start, block, labels in engine.blocks("val", source):
-        dtype = torch.float64 if block.dtype == torch.float64 else torch.float32
-        for first in range(0, len(block), ops.BLOCK_ROWS):
-            # Contiguous, since a library product of other strides may round otherwise.
-            h, y = block[first : first + ops.BLOCK_ROWS].contiguous(), labels[first : first + ops.BLOCK_ROWS]
-            z = engine.logits(h)
-            engine.require_finite("val", start + first, h, z.sum(dim=1))
-            if impact.additive:
-                add(h, impact.cotangent(z.double(), y, engine.loss))
-            else:
-                # f needs all logits before any cotangent is known; V is small beside the training set, so its features stay.
-                kept.append((h.clone(), y.clone(), z.double()))
-            if y.dtype == torch.int64:
-                class_counts += torch.bincount(y, minlength=engine.last.outputs).cpu()
-        count += len(block)
-    if count == 0:
-        raise InputError("query: expected at least one sample in val; it is empty.")
-    if kept:
-        every_z, every_y = torch.cat([z for _, _, z in kept]), torch.cat([y for _, y, _ in kept])
-        cotangents = torch.split(impact.cotangent(every_z, every_y, engine.loss), [len(h) for h, _, _ in kept])
-        for (h, _, _), cotangent in zip(kept, cotangents, strict=True):
-            add(h, cotangent)
-    assert total is not None
-    assert bias_total is not None
-    divisor = count if impact.additive else 1
-    gradient, bias_gradient = total / divisor, bias_total / divisor
-    about: dict[str, Any] = {
-        "M": count,
-        "query_norm": float(torch.sqrt(gradient.square().sum() + bias_gradient.square().sum())),
-    }
-    if engine.loss.form == "cross_entropy":
-        about["val_class_counts"] = class_counts.tolist()
-    if not torch.isfinite(gradient).all():
-        raise InputError("query: expected a finite gradient of the impact; got NaN or infinity. Check the impact function.")
-    return gradient.to(dtype), bias_gradient.to(dtype), about
+def _pinned(term: Term) -> Term:
+    state = term.point.state
+    return term if state is None else replace(term, point=replace(term.point, state=state.pinned()))
+
+
+def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int) -> Validation | None:
+    """V as one query, as a query for each of several sets, or as one for each group of its samples."""
+    if val is None:
+        if val_groups is not None:
+            raise InputError(
+                f"{where}: expected val beside val_groups, which tells the group of each of its samples; got None."
+            )
+        return None
+    sets = _sets(val)
+    if sets is None:
+        source = open_source(where, "val", val, batch_size=batch_size)
+        if val_groups is None:
+            return Validation((source,))
+        return _grouped(where, source, val_groups)
+    if val_groups is not None:
+        raise InputError(
+            f"{where}: expected no val_groups beside several validation sets, each a query. Leave one of them out."
+        )
+    if not sets:
+        raise InputError(f"{where}: expected at least one validation set in val; got none.")
+    sources = tuple(open_source(where, "val", data, batch_size=batch_size) for data in sets.values())
+    return Validation(sources, tuple(sets))
+
+
+def validation_sets(val: Any) -> list[Any]:
+    """The data sets in val, of which each must be trusted."""
+    sets = _sets(val)
+    return [val] if sets is None else list(sets.values())
+
+
+def _sets(val: Any) -> dict[str, Any] | None:
+    """Several validation sets by name; None where val is a single one."""
+    if isinstance(val, Mapping):
+        return {str(name): data for name, data in val.items()}
+    if isinstance(val, list) and all(_is_set(data) for data in val):
+        return {str(index): data for index, data in enumerate(val)}
+    return None
+
+
+def _is_set(data: Any) -> bool:
+    """Whether an element of a list is a data set, and not the features or the labels of one."""
+    if isinstance(data, tuple):
+        return len(data) == 2 and all(hasattr(part, "__len__") or isinstance(part, os.PathLike) for part in data)
+    return isinstance(data, Dataset | DataLoader)
+
+
+def _grouped(where: str, source: Source, val_groups: Any) -> Validation:
+    ids = val_groups.detach().cpu().numpy() if isinstance(val_groups, Tensor) else np.asarray(val_groups)
+    if ids.dtype.kind == "O" and all(isinstance(name, str) for name in ids.flat):
+        ids = ids.astype(str)
+    if ids.ndim != 1 or ids.dtype.kind not in "biuU" or source.rows not in (None, len(ids)):
+        expected = "M" if source.rows is None else source.rows
+        raise InputError(
+            f"{where}: expected val_groups to be {expected} integers or strings, one for each sample of val; got shape "
+            f"{list(ids.shape)} and dtype {ids.dtype}."
+        )
+    names, numbers = np.unique(ids, return_inverse=True)
+    return Validation((source,), tuple(str(name) for name in names), torch.from_numpy(numbers.astype(np.int64)))

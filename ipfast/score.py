@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,21 @@ from tqdm.auto import tqdm
 
 from . import dispatch
 from .checks import positive_integer, usable_device
+from .combine import combined, deviations, weighted_sum
 from .data import Source, check_output, open_source, same_data
 from .data.sources import split_batch
 from .data.writers import FORMATS
 from .engines import HeadEngine, find_last_layer
 from .errors import InputError, InputTypeError, IpfastWarning
+from .groups import Group, GroupScorer, QueryMaker, groups
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
-from .query import BATCH_SIZE, Dot, Query, build_query, default_loss, known_loss, require_val
+from .points import Final, Point
+from .query import BATCH_SIZE, Query, default_loss, known_loss, open_validation, require_val, trainable, validation_sets
 from .registry import check_choice
 from .scores import Scores
+from .terms import Dot, LossDeviation, Term
 
 
 class Scorer:
@@ -35,6 +40,8 @@ class Scorer:
         query: the terms to score.
         backend, device: as in `score`.
         check: refuse a model in train mode and a head with NaN.
+        group: number of the group of points to score, where they do not share features: each checkpoint of a network is one.
+            The scores of the groups add up.
     """
 
     def __init__(
@@ -45,15 +52,21 @@ class Scorer:
         backend: str = "auto",
         device: str | torch.device | None = None,
         check: bool = True,
+        group: int | None = None,
     ) -> None:
         where = "Scorer"
         if not isinstance(query, Query):
             raise InputTypeError(f"{where}: expected query to be made by ipfast.query; got {type(query).__name__}.")
         check_choice(where, "backend", backend, dispatch.BACKENDS)
+        if query.combine != "mean":
+            raise InputError(
+                f"{where}: expected a query whose members are averaged; combine={query.combine!r} needs the scores of all "
+                "samples at once. Use ipfast.score."
+            )
         # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
         last = find_last_layer(where, model, head=query.head, check=check)
         self.query = query
-        self.engine = HeadEngine(
+        engine = HeadEngine(
             where,
             last,
             query.loss,
@@ -62,40 +75,58 @@ class Scorer:
             batch_size=BATCH_SIZE,
             device=usable_device(where, device),
         )
-        check_query_fits(where, query, self.engine)
+        check_query_fits(where, query, engine)
+        made = _only(where, groups(engine, [term.point for term in query.terms] or Final().points()), group)
+        self.group, self._scorer = made[0], GroupScorer(made[0], list(query.terms[made[1] : made[1] + len(made[0].points)]))
+        if isinstance(query.method, Method) and len(made[0].points) < len(query.terms) and _by_deviation(query.terms):
+            raise InputError(
+                f"{where}: expected points that share their features for the loss-deviation estimator, which compares each "
+                "with the first; a network's do not. Use ipfast.score."
+            )
+        self.engine = self.group.engine
 
     def __call__(self, batch: Any) -> Tensor:
-        """Scores [B] of a batch (inputs, labels)."""
+        """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
         inputs, labels = split_batch("Scorer", "batch", batch)
         h = self.engine._place(self.engine.last.features("Scorer", inputs))
         y = self.engine.labels("batch", labels, len(h)).to(h.device)
-        values = block_scores(self.engine, self.query, h, y, first_row=0)
-        self.engine.require_finite("batch", 0, h, values)
-        return values
+        columns, weights = self._scorer(h, y), self._scorer.weights
+        self.engine.require_finite("batch", 0, h, columns)
+        if _by_deviation(self.query.terms):
+            columns, weights = deviations(columns, self.query.terms), weights[1:]
+        values = weighted_sum(columns, weights)
+        return values[:, 0] if self.query.queries is None else values
+
+
+def _only(where: str, found: Iterator[Group], group: int | None) -> tuple[Group, int]:
+    """The group that is asked for, or the only one, and the number of its first point."""
+    first, before = 0, None
+    for index, item in enumerate(found):
+        if index == group:
+            return item, first
+        if group is None and before is not None:
+            raise InputError(
+                f"{where}: expected group to be a number, since the points do not share features; got None. Pass 0, 1, … and "
+                "add up the scores."
+            )
+        before, first = item, first + len(item.points)
+    if before is None or group is not None:
+        raise InputError(f"{where}: expected group to be below the number of groups; got {group}.")
+    return before, 0
+
+
+def _by_deviation(terms: Sequence[Term]) -> bool:
+    return bool(terms) and isinstance(terms[0], LossDeviation)
 
 
 def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
     """Refuse a query that was made for a head of another shape."""
     for term in query.terms:
-        if isinstance(term, Dot) and term.gradient.shape != engine.last.weight.shape:
+        if isinstance(term, Dot) and term.gradient.shape[-2:] != engine.last.weight.shape:
             raise InputError(
                 f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
-                f"{list(term.gradient.shape)}. Make it again with ipfast.query and this model."
+                f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
             )
-
-
-def block_scores(engine: HeadEngine, query: Query, h: Tensor, y: Tensor, *, first_row: int) -> Tensor:
-    """Σ_t w_t·(term t) of a block: [B]. Self-influence and loss are negated: positive is beneficial in every method."""
-    if isinstance(query.method, Control):
-        return -engine.loss_values(h, y)
-    total: Tensor | None = None
-    for term in query.terms:
-        values = engine.dot(h, y, term.gradient, term.bias_gradient) if isinstance(term, Dot) else -engine.norm(h, y)
-        if term.weight != 1:
-            values = values * term.weight
-        total = values if total is None else total + values
-    assert total is not None
-    return total
 
 
 def score(
@@ -117,11 +148,14 @@ def score(
     progress: bool = True,
     ids: Any = None,
     out: str | os.PathLike[str] | None = None,
+    val_groups: Any = None,
+    keep_members: bool = False,
 ) -> Scores:
     """Score every training sample: which help the model on the validation data (positive) and which hurt it (negative).
 
         s_i = ⟨G, ∇ℓ_i⟩,   G = (1/M) Σ_v ∇ℓ_v            method="ip": to first order, the rise of the validation loss
                                                           if sample i is removed
+        s_i = (1/T) Σ_t ⟨G_t, ∇ℓ_i(θ_t)⟩                 method="ip_ensemble": at T dropout members; "tracin": at checkpoints
         s_i = −‖∇ℓ_i‖²                                   method="self_tracin": no validation data; lowest = memorised, noisy
 
     Gradients are those of the last linear layer, computed exactly from its input features without being formed. Each training
@@ -134,7 +168,9 @@ def score(
         train, val: a pair (features or inputs [N, ...], labels) of arrays, tensors or .npy paths; a Dataset; a DataLoader that
             does not shuffle; a path to an .npz or .safetensors file with `features` and `labels`. A memory-mapped array is read
             block by block. val may be a stored Query, which carries its method; it is None for self_tracin, loss and random.
-        method: "ip", "self_tracin", or a control that others must beat: "loss" (−ℓ_i) or "random".
+            Several validation sets, as a list of them or as a mapping from names, make as many queries.
+        method: "ip", "ip_ensemble", "self_tracin", or a control that others must beat: "loss" (−ℓ_i) or "random"; or a Method,
+            such as Method(points=Dropout(20, 0.05)), or Method(points=Checkpoints([...])) for TracIn.
         loss: "cross_entropy" (integer labels), "bce_with_logits", "mse" or an object of ipfast.losses; "auto": the estimator's
             own for scikit-learn, else cross_entropy.
         impact: what should improve: "utility" (the mean validation loss) or a callable f(logits [M, C], labels [M]) -> scalar,
@@ -150,9 +186,11 @@ def score(
         progress: show a bar with rate and remaining time on runs over a second.
         ids: [N] names of the samples, carried to the output.
         out: .npy, .parquet or .csv path for the scores, or .safetensors for everything; appears only when complete.
+        val_groups: [M] group of each validation sample, a number or a name: the samples of each group make a query.
+        keep_members: keep the scores at each point as `Scores.members` [N, T], for their spread.
 
     Returns:
-        Scores with values [N] in the order of the data, float32, or float64 for float64 features.
+        Scores with values [N] in the order of the data, [N, Q] for several queries, float32, or float64 for float64 features.
 
     Raises:
         InputError, InputTypeError, MissingFileError: an argument does not fit; nothing has been computed or written.
@@ -174,6 +212,7 @@ def score(
     stored = val if isinstance(val, Query) else None
     given = {"method": method != "ip", "loss": loss != "auto", "impact": impact != "utility", "head": head is not None}
     given["include_bias"] = not include_bias
+    given["val_groups"] = val_groups is not None
     if stored is not None and any(given.values()):
         superfluous = " and ".join(name for name, is_given in given.items() if is_given)
         raise InputError(f"{where}: expected no {superfluous} beside a stored Query, which carries its own. Leave it out.")
@@ -187,12 +226,12 @@ def score(
     dispatch.select_backend(backend, device=target or _device_of(model, train))
 
     source = open_source(where, "train", train, batch_size=size)
-    val_source = None if val is None or stored is not None else open_source(where, "val", val, batch_size=size)
+    validation = open_validation(where, None if stored is not None else val, val_groups, batch_size=size)
     names = _names(where, ids, source)
     if isinstance(chosen, Control) and chosen.name == "random":
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
-    finder = val_source or source
+    finder = source if validation is None else validation.sources[0]
     last = find_last_layer(
         where,
         model,
@@ -211,7 +250,9 @@ def score(
         device=target,
     )
     head_engine.check("train", source)
-    if check and val_source is not None and same_data(train, val):
+    for val_source in () if validation is None else validation.sources:
+        head_engine.check("val", val_source)
+    if check and validation is not None and any(same_data(train, data) for data in validation_sets(val)):
         warnings.warn(
             "score: val is the training data itself. Its gradient is nearly zero at the optimum and carries the same label "
             "noise, so scores can be worse than chance. Pass clean held-out data, or use method='self_tracin'.",
@@ -220,36 +261,99 @@ def score(
         )
     if stored is not None:
         check_query_fits(where, stored, head_engine)
-    ready = stored or build_query(head_engine, chosen, chosen_impact, val_source)
-
     started = time.perf_counter()
-    values, used, reason = _stream(head_engine, ready, source, progress)
+    result = _Result(stored, keep_members)
+    maker = None if stored is not None or isinstance(chosen, Control) else QueryMaker(chosen, chosen_impact, validation)
+    if stored is not None and stored.terms:
+        points: Iterable[Point] = [term.point for term in stored.terms]
+    else:
+        points = chosen.points.points(trainable(head_engine)) if isinstance(chosen, Method) else Final().points()
+    if stored is None and isinstance(chosen, Method):
+        result.combine = chosen.points.combine
+    for group in groups(head_engine, points):
+        first = len(result.terms)
+        terms = (
+            list((stored.terms if stored else ())[first : first + len(group.points)]) if maker is None else maker.terms(group)
+        )
+        result.add(group, GroupScorer(group, terms), source, chosen.name, progress)
+    values, members = result.finish()
+    queries = stored.queries if stored is not None else None if validation is None else validation.names
+    if queries is None:
+        values, members = values[:, 0], None if members is None else members[:, :, 0]
+    about: Mapping[str, Any] = stored.stats if stored is not None else {} if maker is None else maker.stats
     stats = {
-        **ready.stats,
+        **about,
         "N": len(values),
-        "backend_reason": reason,
+        "backend_reason": result.reason,
         "engine_reason": "params='last': the head engine is exact and reads the features once",
         "loss": chosen_loss.form,
         "head": last.name,
-        "score_seconds": time.perf_counter() - started,
+        "score_seconds": time.perf_counter() - started - (0.0 if maker is None else maker.stats.get("query_seconds", 0.0)),
     }
+    if len(result.weights) > 1:
+        stats |= {"members": len(result.weights), "ensemble": result.route, "ensemble_reason": result.route_reason}
     if names is not None and len(names) != len(values):
         raise InputError(f"{where}: expected one id a sample; got {len(names)} ids for {len(values)} samples.")
-    return _finish(where, Scores(values, chosen.name, head_engine.name, used, stats, names), output)
+    made = Scores(values, chosen.name, head_engine.name, result.backend, stats, names, members, queries)
+    return _finish(where, made, output)
 
 
-def _stream(engine: HeadEngine, query: Query, source: Source, progress: bool) -> tuple[Tensor, str, str]:
-    """(scores [N] on the CPU, backend, its reason) from one pass over the training data."""
+class _Result:
+    """Scores of one group of points after another, added up, or kept for each point where they are needed alone."""
+
+    def __init__(self, stored: Query | None, keep_members: bool) -> None:
+        self.combine = "mean" if stored is None else stored.combine
+        self.keep_members = keep_members
+        self.terms: list[Term] = []
+        self.weights: list[float] = []
+        self.backend = self.reason = self.route = self.route_reason = ""
+        self._kept: list[Tensor] = []
+        self._total: Tensor | None = None
+
+    def add(self, group: Group, scorer: GroupScorer, source: Source, name: str, progress: bool) -> None:
+        """Score the training data at the points of a group."""
+        alone = self.keep_members or self.combine != "mean" or _by_deviation(scorer.terms)
+
+        def block(h: Tensor, y: Tensor) -> Tensor:
+            columns = scorer(h, y)
+            return columns if alone else weighted_sum(columns, scorer.weights)
+
+        part, self.backend, self.reason = _stream(group.engine, block, scorer.columns, source, name, progress)
+        self.route, self.route_reason = group.choice.name, group.choice.reason
+        self.terms += scorer.terms
+        self.weights += scorer.weights
+        if alone:
+            self._kept.append(part)
+        else:
+            self._total = part if self._total is None else self._total + part
+
+    def finish(self) -> tuple[Tensor, Tensor | None]:
+        """(scores [N, Q], scores at each point [N, T, Q] if asked for)"""
+        if self._total is not None:
+            return self._total, None
+        members = self._kept[0] if len(self._kept) == 1 else torch.cat(self._kept, dim=1)
+        if _by_deviation(self.terms):
+            members, self.weights = deviations(members, self.terms), self.weights[1:]
+        return combined(members, self.weights, self.combine), members if self.keep_members else None
+
+
+def _stream(
+    engine: HeadEngine,
+    score_block: Callable[[Tensor, Tensor], Tensor],
+    columns: int,
+    source: Source,
+    name: str,
+    progress: bool,
+) -> tuple[Tensor, str, str]:
+    """(scores [N, ...] on the CPU, backend, its reason) from one pass over the training data."""
     values: Tensor | None = None
     pieces: list[Tensor] = []
     choice: dispatch.BackendChoice | None = None
     done = 0
-    with tqdm(
-        total=source.rows, desc=query.method.name, unit=" samples", unit_scale=True, delay=1, disable=not progress
-    ) as bar:
-        for start, h, y in engine.blocks("train", source):
+    with tqdm(total=source.rows, desc=name, unit=" samples", unit_scale=True, delay=1, disable=not progress) as bar:
+        for start, h, y in engine.blocks("train", source, columns=columns):
             choice = choice or dispatch.select_backend(engine.backend, device=h.device)
-            part = block_scores(engine, query, h, y, first_row=start)
+            part = score_block(h, y)
             done = start + len(part)
             engine.require_finite("train", start, h, part)
             if source.rows is None:
@@ -258,7 +362,7 @@ def _stream(engine: HeadEngine, query: Query, source: Source, progress: bool) ->
                 if done > source.rows:
                     break
                 if values is None:
-                    values = torch.empty(source.rows, dtype=part.dtype)
+                    values = torch.empty(source.rows, *part.shape[1:], dtype=part.dtype)
                 values[start:done] = part
             bar.update(len(part))
     if source.rows not in (None, done):

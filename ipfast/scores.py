@@ -27,10 +27,12 @@ class Scores:
     """Scores of N training samples, in the order of the data. Positive = beneficial, negative = detrimental, in every method.
 
     Attributes:
-        values: [N], float32 or float64, on the CPU.
+        values: [N], or [N, Q] of several queries, float32 or float64, on the CPU.
         method, engine, backend: what computed them.
         stats: the query's norm, M, class counts, reasons for the choices, seconds a stage.
         ids: [N] names of the samples, if given.
+        members: scores at each point [N, T] ([N, T, Q]), where they were asked for.
+        queries: names of the Q queries.
     """
 
     values: Tensor
@@ -39,11 +41,18 @@ class Scores:
     backend: str
     stats: Mapping[str, Any] = field(default_factory=dict)
     ids: np.ndarray | None = None
+    members: Tensor | None = None
+    queries: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, Tensor) or self.values.dim() != 1 or not self.values.dtype.is_floating_point:
+        if not isinstance(self.values, Tensor) or self.values.dim() not in (1, 2) or not self.values.dtype.is_floating_point:
             shape = f"{self.values.dtype} {list(self.values.shape)}" if isinstance(self.values, Tensor) else type(self.values)
-            raise InputError(f"Scores: expected values to be a floating-point tensor [N]; got {shape}.")
+            raise InputError(f"Scores: expected values to be a floating-point tensor [N] or [N, Q]; got {shape}.")
+        if self.queries is not None and self.values.shape[1:] != (len(self.queries),):
+            raise InputError(
+                f"Scores: expected values of shape [N, {len(self.queries)}], one column for each of queries; got "
+                f"{list(self.values.shape)}."
+            )
         if self.ids is not None and len(self.ids) != len(self.values):
             raise InputError(f"Scores: expected one of ids a value; got {len(self.ids)} for {len(self.values)} values.")
 
@@ -51,9 +60,10 @@ class Scores:
         return self.values.shape[0]
 
     def __repr__(self) -> str:
-        low, high = (float(bound) for bound in torch.aminmax(self.values)) if len(self) else (math.nan, math.nan)
+        low, high = (float(bound) for bound in torch.aminmax(self.values)) if self.values.numel() else (math.nan, math.nan)
+        several = f" × {self.values.shape[1]} queries" if self.values.dim() == 2 else ""
         return (
-            f"Scores({len(self)} samples, method={self.method!r}, engine={self.engine!r}, backend={self.backend!r}, "
+            f"Scores({len(self)} samples{several}, method={self.method!r}, engine={self.engine!r}, backend={self.backend!r}, "
             f"range {low:.4g}..{high:.4g}, {int((self.values < 0).sum())} negative)"
         )
 
@@ -70,19 +80,51 @@ class Scores:
         # 0.29·100 is 28.999999999999996: a product that is an integer up to rounding is meant to be that integer.
         return math.floor(float(amount) * len(self) * (1 + 4 * sys.float_info.epsilon))
 
-    def lowest(self, amount: float) -> Tensor:
-        """Indices of the most detrimental samples, worst first, ties by index. `amount`: see `count`. int64 [k]"""
-        return torch.argsort(self.values, stable=True)[: self.count(amount)]
+    def of(self, query: int | str | None = None) -> Tensor:
+        """Scores [N] for one query, by number or name; None where there is only one."""
+        if self.values.dim() == 1:
+            if query is not None:
+                raise InputError(f"Scores: expected no query for scores of a single one; got {query!r}. Leave it out.")
+            return self.values
+        count = self.values.shape[1]
+        if isinstance(query, str):
+            names = self.queries or ()
+            if query not in names:
+                known = f"{', '.join(names[:10])}{', …' if len(names) > 10 else ''}" or "numbers only"
+                raise InputError(f"Scores: expected query to be one of {known}; got {query!r}.")
+            return self.values[:, names.index(query)]
+        if isinstance(query, bool) or not hasattr(query, "__index__"):
+            raise InputError(
+                f"Scores: expected query, a name or a number below {count}, of the {count} there are; got {query!r}."
+            )
+        number = int(query.__index__())  # type: ignore[union-attr]
+        if not 0 <= number < count:
+            raise InputError(f"Scores: expected query to be in 0 .. {count - 1}; got {number}.")
+        return self.values[:, number]
 
-    def highest(self, amount: float) -> Tensor:
-        """Indices of the most beneficial samples, best first, ties by index. `amount`: see `count`. int64 [k]"""
-        return torch.argsort(self.values, descending=True, stable=True)[: self.count(amount)]
+    def lowest(self, amount: float, *, query: int | str | None = None) -> Tensor:
+        """Indices of the most detrimental samples, worst first, ties by index: int64 [k]. See `count` and `of`."""
+        return torch.argsort(self.of(query), stable=True)[: self.count(amount)]
 
-    def topk(self, k: int, *, largest: bool = True) -> tuple[Tensor, Tensor]:
+    def highest(self, amount: float, *, query: int | str | None = None) -> Tensor:
+        """Indices of the most beneficial samples, best first, ties by index: int64 [k]. See `count` and `of`."""
+        return torch.argsort(self.of(query), descending=True, stable=True)[: self.count(amount)]
+
+    def topk(self, k: int, *, largest: bool = True, query: int | str | None = None) -> tuple[Tensor, Tensor]:
         """(values, indices) of the k highest scores, or the lowest with largest=False."""
         k = positive_integer("Scores.topk", "k", k)
-        indices = self.highest(k) if largest else self.lowest(k)
-        return self.values[indices], indices
+        indices = self.highest(k, query=query) if largest else self.lowest(k, query=query)
+        return self.of(query)[indices], indices
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of each sample's scores over the members (with T − 1): [N], or [N, Q]."""
+        if self.members is None or self.members.shape[1] < 2:
+            count = "no members" if self.members is None else "one member"
+            raise InputError(
+                f"Scores: expected the scores of two members or more; got {count}. Score an ensemble with keep_members=True."
+            )
+        return self.members.std(dim=1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to .safetensors (everything, for `load`), .parquet or .csv (id or index, score) or .npy (the scores alone)."""
@@ -90,17 +132,26 @@ class Scores:
         file = check_output(where, "path", path, (".safetensors", *FORMATS))
         if file.suffix != ".safetensors":
             names = {"index": np.arange(len(self))} if self.ids is None else {"id": self.ids}
-            return write_table(where, file, {**names, "score": self.values.numpy()})
+            return write_table(where, file, {**names, **self._columns(file.suffix)})
         about = {
             "method": self.method,
             "engine": self.engine,
             "backend": self.backend,
             "stats": json.dumps(dict(self.stats)),
             "ids": json.dumps(None if self.ids is None else self.ids.tolist()),
+            "queries": json.dumps(self.queries),
         }
+        arrays = {"values": self.values} if self.members is None else {"values": self.values, "members": self.members}
         with written_whole(file) as beside:
-            save_file({"values": self.values.numpy()}, beside, metadata=about)
+            save_file({name: array.contiguous().numpy() for name, array in arrays.items()}, beside, metadata=about)
         return None
+
+    def _columns(self, suffix: str) -> dict[str, np.ndarray]:
+        """The scores as columns of a table: one a query, where it is not the one array of .npy."""
+        if self.values.dim() == 1 or suffix == ".npy":
+            return {"score": self.values.numpy()}
+        names = self.queries or tuple(map(str, range(self.values.shape[1])))
+        return {f"score {name}": self.values[:, index].contiguous().numpy() for index, name in enumerate(names)}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -113,7 +164,8 @@ class Scores:
         try:
             with safe_open(str(file), framework="pt") as archive:
                 about, values = archive.metadata() or {}, archive.get_tensor("values")
-            ids = json.loads(about["ids"])
+                members = archive.get_tensor("members") if "members" in archive.keys() else None  # noqa: SIM118 (not a dict)
+            ids, queries = json.loads(about["ids"]), json.loads(about.get("queries", "null"))
             return cls(
                 values,
                 about["method"],
@@ -121,6 +173,8 @@ class Scores:
                 about["backend"],
                 json.loads(about["stats"]),
                 None if ids is None else np.asarray(ids),
+                members,
+                None if queries is None else tuple(queries),
             )
         except (SafetensorError, ValueError, KeyError, OSError, EOFError) as error:
             raise InputError(

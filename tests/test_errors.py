@@ -41,6 +41,8 @@ CALLABLES = [
     ipfast.Scorer,
     ipfast.Method,
     ipfast.Control,
+    ipfast.Dropout,
+    ipfast.Checkpoints,
     ipfast.select_backend,
     ipfast.Query.save,
     ipfast.Scores,

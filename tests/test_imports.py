@@ -25,10 +25,27 @@ ALLOWED = {
     "impacts": {"ops", "losses", "data"},
     "curvature": {"ops", "losses", "engines", "data"},
     "methods": {"points", "curvature"},  # a method is a choice of both
-    "query": {"dispatch", "ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods"},
+    "terms": {"points", "curvature"},  # what is computed at each point
+    "combine": {"terms"},  # tensors in, tensors out
+    # where points and engines meet, which do not know each other
+    "groups": {"ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods", "terms"},
+    "query": {"dispatch", "losses", "data", "engines", "points", "impacts", "methods", "terms", "groups"},
     "scores": {"data"},  # the readers and writers of score files
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
-    "score": {"query", "scores", "dispatch", "losses", "data", "engines", "impacts", "methods"},
+    "score": {
+        "query",
+        "terms",
+        "groups",
+        "combine",
+        "scores",
+        "dispatch",
+        "losses",
+        "data",
+        "engines",
+        "points",
+        "impacts",
+        "methods",
+    },
     "index": {"query", "scores", "data", "ops"},
     "curate": {"scores", "data"},
     # Programs use what users use: names of the package itself, not of its modules.

@@ -86,9 +86,9 @@ def test_repr_tells_the_essentials():
     assert "0 samples" in repr(scores([]))
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0], torch.zeros(2, 2), torch.zeros(3, dtype=torch.int64)])
+@pytest.mark.parametrize("values", [[1.0, 2.0], torch.zeros(2, 2, 2), torch.zeros(3, dtype=torch.int64)])
 def test_values_are_a_floating_point_vector(values):
-    with pytest.raises(ipfast.InputError, match=r"expected values to be a floating-point tensor \[N\]; got"):
+    with pytest.raises(ipfast.InputError, match=r"expected values to be a floating-point tensor \[N\] or \[N, Q\]; got"):
         Scores(values, "ip", "head", "cpp")
 
 

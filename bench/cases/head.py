@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import ipfast
-from ipfast.query import Dot
+from ipfast.terms import Dot
 
 from .. import gate
 from ..bounds import Bound

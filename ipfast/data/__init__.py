@@ -1,6 +1,6 @@
 """What `train` and `val` may be (readers), and where scores go (writers)."""
 
-from .files import read_arrays, read_head, read_pair
+from .files import file_hash, read_arrays, read_head, read_pair, read_state
 from .rows import Rows
 from .sources import ArraySource, LoaderSource, Source, open_source, same_data
 from .writers import check_output, write_table
@@ -11,10 +11,12 @@ __all__ = [
     "Rows",
     "Source",
     "check_output",
+    "file_hash",
     "open_source",
     "read_arrays",
     "read_head",
     "read_pair",
+    "read_state",
     "same_data",
     "write_table",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
+import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -177,6 +179,48 @@ def read_head(where: str, path: str | os.PathLike[str]) -> torch.nn.Linear:
         if bias is not None:
             linear.bias.copy_(bias)
     return linear.requires_grad_(False).eval()
+
+
+def read_head_name(where: str, path: str | os.PathLike[str]) -> str:
+    """The name that a head had in its model ("fc"): safetensors metadata `name`, or an array `name` in an .npz; "" for none."""
+    file = existing_file(where, "head", path)
+    if file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as archive:  # reads the one array
+            return str(archive["name"]) if "name" in archive else ""
+    with safe_open(str(file), framework="pt") as archive:
+        about: dict[str, str] = archive.metadata() or {}
+        return about.get("name", "")
+
+
+def read_state(where: str, argument: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """A state dict (name -> tensor, on the CPU) from .safetensors, or from a file of torch.save that holds tensors only."""
+    file = existing_file(where, argument, path)
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(str(file), framework="pt") as archive:
+                return {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, OSError, EOFError) as error:
+        raise InputError(
+            f"{where}: expected {argument} to be files of tensors; {str(file)!r} cannot be read "
+            f"({str(error).splitlines()[0]}). Save model.state_dict() with safetensors or torch.save."
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        inside = f" with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
+        raise InputError(
+            f"{where}: expected {argument} to hold state dicts (name -> tensor); {str(file)!r} holds a "
+            f"{type(state).__name__}{inside}. Load it and pass the state dict that is in it."
+        )
+    return dict(state)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        digest = hashlib.sha256()
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _parameter(where: str, path: str | os.PathLike[str], name: str, found: Any, dimensions: int) -> Tensor:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..data import ArraySource, Source
 from ..errors import InputError, NonFiniteError
 from ..losses import Loss
-from .last_layer import LastLayer
+from .last_layer import LastLayer, logits_of
 
 BLOCK_BYTES = 16 * 2**20
 """Features that are held at once when they come from a file, a loader or a backbone."""
 RESIDENT_WORK = 1 << 40
 """Products (N·d·C) of one call on an array in memory, which needs no copy: seconds between two steps of the progress bar."""
+
+Parameters = tuple[Tensor, Tensor | None]
+"""(W, b) of a head: [C, d] and [C], or one for each query, [Q, C, d] and [Q, C]."""
 
 
 def resident_rows(width: int, outputs: int) -> int:
@@ -63,6 +67,7 @@ class HeadEngine:
         self.where, self.last, self.loss = where, last, loss
         self.backend, self.include_bias = backend, include_bias and last.bias is not None
         self.batch_size, self.device = batch_size, device
+        self._copy: nn.Module | None = None  # of the model, for states that are loaded
 
     def labels(self, argument: str, labels: Any, rows: int) -> Tensor:
         """Checked labels of `rows` samples, as the loss takes them."""
@@ -93,14 +98,16 @@ class HeadEngine:
                 )
         source.labels = self.labels(argument, source.labels, source.inputs.shape[0])
 
-    def blocks(self, argument: str, source: Source) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first row, features, labels) in blocks of block_rows(d) rows, or of a multiple where nothing is copied."""
+    def blocks(self, argument: str, source: Source, *, columns: int = 1) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(first row, features, labels) in blocks of block_rows(d) rows, or of a multiple where nothing is copied; `columns`
+        is how many scores each row gets."""
         size = block_rows(self.last.width)
         if isinstance(source, ArraySource) and self.last.backbone is None:
             # `check` has prepared the labels.
             start = 0
             resident = source.inputs.resident
-            for inputs, labels in source.batches(resident_rows(self.last.width, self.last.outputs) if resident else size):
+            outputs = self.last.outputs * columns
+            for inputs, labels in source.batches(resident_rows(self.last.width, outputs) if resident else size):
                 h = self._place(self.last.features(self.where, inputs))
                 yield start, h, labels.to(h.device)
                 start += len(h)
@@ -120,47 +127,85 @@ class HeadEngine:
         weight = self.last.weight.device
         return h.to(self.device or (weight if weight.type != "cpu" else h.device))
 
-    def dot(self, h: Tensor, y: Tensor, gradient: Tensor, bias_gradient: Tensor | None) -> Tensor:
-        """⟨query, ∇ℓ_i⟩ of a block: [B]"""
-        last = self.last.to(h.device)
+    def at(self, state: Mapping[str, Tensor]) -> HeadEngine:
+        """The engine where the model has these parameters and buffers; the next call loads into the same copy."""
+        last = self.last.at(self.where, state, into=self._copy)
+        self._copy = last.backbone
+        engine = copy.copy(self)
+        engine.last = last
+        return engine
+
+    def sample_losses(self, module: nn.Module, inputs: Any, labels: Any, loss: Loss | None = None) -> Tensor:
+        """ℓ_i [B] of a batch, differentiable in the parameters of `module`, which is the model or a copy of it."""
+        z = logits_of(module, inputs)
+        if z is None:
+            raise InputError(
+                f"{self.where}: expected model to return logits, to train it on; got {type(module).__name__} with another "
+                "output. Return the logits, or an object with .logits."
+            )
+        engine = self if loss is None else copy.copy(self)
+        engine.loss = loss or self.loss
+        return engine.loss.value(z, engine.labels("train of ExtraSGD", labels, len(z)).to(z.device))
+
+    def dot(
+        self,
+        h: Tensor,
+        y: Tensor,
+        gradient: Tensor,
+        bias_gradient: Tensor | None,
+        *,
+        at: Parameters | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """⟨query, ∇ℓ_i⟩ of a block: [B], or [B, Q] of several queries or heads; the arguments are those of ops.head_dot."""
+        weight, bias = self._parameters(h, at)
         return ops.head_dot(
             h,
             y,
-            last.weight,
-            last.bias,
+            weight,
+            bias,
             gradient,
             bias_gradient if self.include_bias else None,
             loss=self.loss.form,
-            scale=self.loss.scale(last.outputs),
+            scale=self.loss.scale(self.last.outputs),
             backend=self.backend,
+            **self.loss.form_options(),
+            **options,
         )
 
-    def norm(self, h: Tensor, y: Tensor) -> Tensor:
+    def norm(self, h: Tensor, y: Tensor, *, at: Parameters | None = None) -> Tensor:
         """‖∇ℓ_i‖² of a block: [B]"""
-        last = self.last.to(h.device)
+        weight, bias = self._parameters(h, at)
         return ops.head_norm(
             h,
             y,
-            last.weight,
-            last.bias,
+            weight,
+            bias,
             loss=self.loss.form,
             include_bias=self.include_bias,
-            scale=self.loss.scale(last.outputs) ** 2,
+            scale=self.loss.scale(self.last.outputs) ** 2,
             backend=self.backend,
+            **self.loss.form_options(),
         )
 
-    def logits(self, h: Tensor) -> Tensor:
+    def logits(self, h: Tensor, *, at: Parameters | None = None) -> Tensor:
         """z = W h + b of a block: [B, C] in the dtype of the computation"""
-        last, dtype = self.last.to(h.device), torch.float64 if h.dtype == torch.float64 else torch.float32
-        z = h.to(dtype) @ last.weight.to(dtype).T
-        return z if last.bias is None else z + last.bias.to(dtype)
+        weight, bias = self._parameters(h, at)
+        dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
+        z = h.to(dtype) @ weight.to(dtype).T
+        return z if bias is None else z + bias.to(dtype)
 
-    def loss_values(self, h: Tensor, y: Tensor) -> Tensor:
+    def _parameters(self, h: Tensor, at: Parameters | None) -> Parameters:
+        """(W, b) where the features are; those of the model unless others are given."""
+        weight, bias = (self.last.weight, self.last.bias) if at is None else at
+        return weight.to(h.device), None if bias is None else bias.to(h.device)
+
+    def loss_values(self, h: Tensor, y: Tensor, *, at: Parameters | None = None) -> Tensor:
         """ℓ_i of a block: [B]"""
         out = torch.empty(len(h), dtype=torch.float64 if h.dtype == torch.float64 else torch.float32, device=h.device)
         for start in range(0, len(h), ops.BLOCK_ROWS):
             rows = slice(start, start + ops.BLOCK_ROWS)
-            out[rows] = self.loss.value(self.logits(h[rows]), y[rows])
+            out[rows] = self.loss.value(self.logits(h[rows], at=at), y[rows])
         return out
 
     def require_finite(self, argument: str, start: int, h: Tensor, values: Tensor) -> None:
@@ -172,7 +217,7 @@ class HeadEngine:
         finite = torch.isfinite(values)
         if bool(finite.all()):
             return
-        row = int((~finite).nonzero()[0])
+        row = int((~finite).nonzero()[0, 0])
         bad = (~torch.isfinite(h[row])).nonzero()
         if len(bad):
             column = int(bad[0])
@@ -181,7 +226,7 @@ class HeadEngine:
                 f"column {column}. Drop or repair such rows; nothing was written."
             )
         raise NonFiniteError(
-            f"{self.where}: expected finite scores; row {start + row} of {argument} gives {float(values[row])} although its "
+            f"{self.where}: expected finite scores; row {start + row} of {argument} gives {values[row].tolist()} although its "
             f"features are finite (largest {float(h[row].abs().max()):.3g}): the products overflow. Scale the features or pass "
             "them as float64; nothing was written."
         )

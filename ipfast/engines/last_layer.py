@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import check_evaluation_mode, check_finite_parameters
-from ..data.files import read_head
+from ..data.files import read_head, read_head_name
 from ..errors import InputError, InputTypeError
 from .estimators import EstimatorLabels, is_estimator, read_estimator
 
@@ -26,6 +27,7 @@ class LastLayer:
         name: of the head in the model, "" for a bare linear layer.
         loss: what the model was trained with, where it says so (scikit-learn), else None.
         encode: labels as the user has them -> labels as the loss takes them; None: unchanged.
+        parameters: what weight and bias are called in the model that the head is from; tied ones have their first name.
     """
 
     weight: Tensor
@@ -34,6 +36,7 @@ class LastLayer:
     name: str = ""
     loss: str | None = None
     encode: EstimatorLabels | None = None
+    parameters: tuple[str, str] = ("weight", "bias")
 
     @property
     def outputs(self) -> int:
@@ -48,7 +51,33 @@ class LastLayer:
         if self.weight.device == device:
             return self
         bias = None if self.bias is None else self.bias.to(device)
-        return LastLayer(self.weight.to(device), bias, self.backbone, self.name, self.loss, self.encode)
+        return replace(self, weight=self.weight.to(device), bias=bias)
+
+    def module(self) -> nn.Module:
+        """The model that a state dict or a training run is of: the whole one, or a linear layer of the head on features."""
+        if self.backbone is not None:
+            return self.backbone
+        linear = nn.Linear(self.width, self.outputs, self.bias is not None, self.weight.device, self.weight.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear
+
+    def at(self, where: str, state: Mapping[str, Tensor], into: nn.Module | None = None) -> LastLayer:
+        """The layer where its model has the parameters and buffers of `state`, in a copy or in `into`, an earlier copy."""
+        module = into or (self.module() if self.backbone is None else copy.deepcopy(self.backbone))
+        try:
+            module.load_state_dict(dict(state))
+        except RuntimeError as error:
+            reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            kind = "the nn.Linear, for a head on features" if self.backbone is None else "the whole model"
+            raise InputError(f"{where}: expected states to be state dicts of {kind}; one does not fit. {reasons}") from error
+        linear = module if self.backbone is None else module.get_submodule(self.name)
+        assert isinstance(linear, nn.Linear)
+        check_finite_parameters(where, weight=linear.weight, bias=linear.bias)
+        backbone = None if self.backbone is None else module
+        return replace(self, weight=linear.weight.detach(), bias=_bias(linear), backbone=backbone)
 
     def features(self, where: str, inputs: Any) -> Tensor:
         """h [B, d] of a batch; the backbone runs once, under inference_mode."""
@@ -94,6 +123,11 @@ def _run(model: nn.Module, inputs: Any) -> Any:
     return model(*(a.to(device, non_blocking=True) if isinstance(a, Tensor) else a for a in arguments))
 
 
+def logits_of(model: nn.Module, inputs: Any) -> Tensor | None:
+    """The logits that a model gives for a batch; None where its output holds none."""
+    return _logits(_run(model, inputs))
+
+
 def _logits(output: Any) -> Tensor | None:
     """The logits in what a model returns: a tensor, an object with .logits, or a tuple that starts with them."""
     output = getattr(output, "logits", output)
@@ -115,19 +149,21 @@ def find_last_layer(
         first_inputs: gives the inputs of one batch to find the head with.
         check: refuse a model in train mode and a head with NaN.
     """
+    origin = ""
     if isinstance(model, (str, os.PathLike)):
-        model = read_head(where, model)
+        model, origin = read_head(where, model), read_head_name(where, model)
     if is_estimator(model):
         weight, bias, loss, encode = read_estimator(where, model)
         last = LastLayer(weight, bias, loss=loss, encode=encode)
     elif isinstance(model, nn.Linear):
-        last = LastLayer(model.weight.detach(), _bias(model))
+        names = (f"{origin}.weight", f"{origin}.bias") if origin else ("weight", "bias")
+        last = LastLayer(model.weight.detach(), _bias(model), parameters=names)
     elif isinstance(model, nn.Module):
         if check:
             check_evaluation_mode(where, model)
         name = head if head is not None else _find_by_running(where, model, first_inputs)
         linear = _linear_called(where, model, name)
-        last = LastLayer(linear.weight.detach(), _bias(linear), model, name)
+        last = LastLayer(linear.weight.detach(), _bias(linear), model, name, parameters=_parameter_names(model, name, linear))
     else:
         raise InputTypeError(
             f"{where}: expected model to be an nn.Module that ends in an nn.Linear, an nn.Linear on features, or a fitted "
@@ -140,6 +176,12 @@ def find_last_layer(
 
 def _bias(linear: nn.Linear) -> Tensor | None:
     return None if linear.bias is None else linear.bias.detach()
+
+
+def _parameter_names(model: nn.Module, name: str, linear: nn.Linear) -> tuple[str, str]:
+    """Names of weight and bias in the model; of tied parameters the first one."""
+    first = {id(parameter): key for key, parameter in model.named_parameters()}
+    return first.get(id(linear.weight), f"{name}.weight"), first.get(id(linear.bias), f"{name}.bias")
 
 
 def _linear_called(where: str, model: nn.Module, name: str) -> nn.Linear:
@@ -172,7 +214,7 @@ def _find_by_running(where: str, model: nn.Module, first_inputs: Callable[[], An
     ]
     try:
         with torch.inference_mode():
-            logits = _logits(_run(model, first_inputs()))
+            logits = logits_of(model, first_inputs())
     finally:
         for handle in handles:
             handle.remove()

@@ -128,6 +128,8 @@ def stacked_vectors(where: str, argument: str, value: Any, matrices: Tensor) -> 
         return None
     result = tensor(where, argument, value)
     count, classes = matrices.shape[:2]
+    if count == 1 and result.dim() == 2 and argument == "bias":
+        count = result.shape[0]  # one weight may have a bias for each query
     if result.dim() == 1 and result.shape[0] == classes:
         result = result.expand(count, classes)
     if tuple(result.shape) != (count, classes):

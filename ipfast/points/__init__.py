@@ -1,5 +1,9 @@
 """At which parameters gradients are taken, and with which weights."""
 
-from .final import Final, Point
+from .base import Mask, Point, Points, State, Trainable
+from .checkpoints import Checkpoints
+from .dropout import Dropout
+from .final import Final
+from .masking import Masked
 
-__all__ = ["Final", "Point"]
+__all__ = ["Checkpoints", "Dropout", "Final", "Mask", "Masked", "Point", "Points", "State", "Trainable"]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Point:
-    """One parameter vector θ_t of a trajectory, and its weight w_t in the sum over points."""
-
-    weight: float = 1.0
+from .base import Point, Points, Trainable
 
 
 @dataclass(frozen=True)
-class Final:
+class Final(Points):
     """The parameters that the model holds now: one point of weight 1."""
 
-    def points(self) -> tuple[Point, ...]:
-        return (Point(),)
+    def points(self, trainable: Trainable | None = None) -> Iterator[Point]:
+        yield Point()

@@ -1,0 +1,59 @@
+"""From the scores at each point to one score: means, z-scores, ranks, loss deviations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .terms import LossDeviation, Term
+
+
+def weighted_sum(columns: Tensor, weights: Sequence[float]) -> Tensor:
+    """Σ_t w_t s_t of [B, T, Q]: [B, Q]. Elementwise, so that a row's bits do not depend on the rows around it."""
+    total: Tensor | None = None
+    for t, weight in enumerate(weights):
+        part = columns[:, t] if weight == 1 else columns[:, t] * weight
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def combined(members: Tensor, weights: Sequence[float], combine: str) -> Tensor:
+    """[N, Q] from the scores of all points [N, T, Q]: their weighted sum, or that of their z-scores or ranks over N."""
+    if combine == "mean":
+        return weighted_sum(members, weights)
+    standard = torch.empty_like(members)
+    for t in range(members.shape[1]):
+        for q in range(members.shape[2]):
+            column = members[:, t, q].double()
+            standard[:, t, q] = _ranks(column) if combine == "rank" else _zscores(column)
+    return weighted_sum(standard, weights)
+
+
+def _zscores(s: Tensor) -> Tensor:
+    """(s − mean)/standard deviation; zero where all are equal."""
+    centred = s - s.mean()
+    spread = centred.square().mean().sqrt()
+    return centred / spread if spread > 0 else torch.zeros_like(s)
+
+
+def _ranks(s: Tensor) -> Tensor:
+    """Ranks spread evenly over (−1, 1), zero for the median; equal scores share their mean rank."""
+    _, place, counts = torch.unique(s, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    middle = last - (counts.double() - 1) / 2  # mean of the ranks 1..N that equal scores share
+    ranks: Tensor = (2 * middle - 1) / len(s) - 1
+    return ranks[place]
+
+
+def deviations(columns: Tensor, terms: Sequence[Term]) -> Tensor:
+    """[N, T, Q] of the loss-deviation estimator from the losses [N, 1 + T, 1] at θ̂ and at each point."""
+    first, *rest = terms
+    assert isinstance(first, LossDeviation)
+    moved = columns[:, 1:] - columns[:, :1].clamp(min=first.floor)
+    if first.deviation is None:
+        return -moved.square()
+    c = torch.stack([term.deviation for term in rest if isinstance(term, LossDeviation) and term.deviation is not None])
+    return moved * c.to(moved)

@@ -1,0 +1,47 @@
+"""The terms of a query: what is computed at each point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .curvature import Identity
+from .points import Point
+
+
+@dataclass(frozen=True)
+class Dot:
+    """w·⟨q, ∇ℓ_i(θ)⟩ with the query q in two parts, G [C, d] and G_b [C]; [Q, C, d] and [Q, C] for several queries."""
+
+    weight: float
+    point: Point
+    gradient: Tensor
+    bias_gradient: Tensor | None
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """w·⟨∇ℓ_i(θ), H⁻¹ ∇ℓ_i(θ)⟩, the self-influence."""
+
+    weight: float
+    point: Point
+    curvature: Identity
+
+
+@dataclass(frozen=True)
+class LossDeviation:
+    """w·(ℓ_i(θ) − max(ℓ_i(θ̂), ε))·c with c = ℓ_V(θ) − max(ℓ_V(θ̂), ε): GEX's own estimator. The first term of a query is θ̂.
+
+    Attributes:
+        deviation: c [Q]; None: the sample's own deviation, squared.
+        floor: ε.
+    """
+
+    weight: float
+    point: Point
+    deviation: Tensor | None
+    floor: float
+
+
+Term = Dot | Quadratic | LossDeviation
