@@ -19,7 +19,7 @@ struct HeadBlock {
     T *norm;                                 // [kBlockRows]: ‖h‖²
     T *chunk;                                // columns of a tile, packed
     T *panel;                                // [kBlockRows][width]: converted features
-    T *columns;                              // [dropped features][kBlockRows]
+    T *columns;                              // [kBlockRows / lanes][dropped features][lanes]
     const T* row[kBlockRows];
     int64_t first, rows;
 
@@ -144,27 +144,28 @@ struct HeadBlock {
         return out[0];
     }
 
-    // The features that some mask drops, transposed: a dropped entry is then one multiply-add down a column.
+    // The features that some mask drops, transposed: a dropped entry is then one multiply-add down a column. A few rows at a time,
+    // [rows / lanes][feature][lanes]: whole columns would lie a power of two apart and drive each other out of the cache.
     void gather_columns() {
         const int64_t count = a.masks->features.size();
         const int32_t* feature = a.masks->features.data();
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t i = 0; i < count; ++i) columns[i * kBlockRows + r] = row[r][feature[i]];
+        for (int64_t r = 0; r < rows; ++r) {
+            T* to = columns + r / V::lanes * count * V::lanes + r % V::lanes;
+            for (int64_t i = 0; i < count; ++i) to[i * V::lanes] = row[r][feature[i]];
+        }
     }
     // Logits of member m: rescale·(W h − D∘W h), from the dense product and the entries that the mask drops.
     T* member_logits(int64_t m, int64_t c0, int64_t tile) {
         const typename Masks<T>::Member& member = a.masks->members[m];
-        const T* dense = logits_of(0);
-        int64_t entry = member.row_start[c0];
-        for (int64_t c = 0; c < tile; ++c) {
-            const int64_t stop = member.row_start[c0 + c + 1];
-            for (int64_t r = 0; r < kBlockRows; r += V::lanes) {
-                V z = V::load(dense + c * kBlockRows + r);
-                for (int64_t e = entry; e < stop; ++e)
-                    z = V::fma(V::set(member.negated[e]), V::load(columns + member.column[e] * kBlockRows + r), z);
+        const int64_t count = a.masks->features.size();
+        for (int64_t r = 0; r < rows; r += V::lanes) {
+            const T *dense = logits_of(0) + r, *group = columns + r * count;
+            for (int64_t c = 0; c < tile; ++c) {
+                V z = V::load(dense + c * kBlockRows);
+                for (int64_t e = member.row_start[c0 + c]; e < member.row_start[c0 + c + 1]; ++e)
+                    z = V::fma(V::set(member.negated[e]), V::load(group + member.column[e] * V::lanes), z);
                 V::mul(z, V::set(a.masks->rescale)).store(masked + c * kBlockRows + r);
             }
-            entry = stop;
         }
         return masked;
     }

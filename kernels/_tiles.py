@@ -112,7 +112,7 @@ def launch(
         precision = "ieee"  # AMD's matrix cores multiply float32 exactly, so there is nothing to make up for
     rows, width = features.shape
     outputs, classes = out.shape[1], weight.shape[1]
-    chosen = config or default_config(width, classes, features.dtype, precision)
+    chosen = config or default_config(width, classes, features.dtype, precision, query=query is not None)
 
     def present(value: Tensor | None) -> Tensor:
         return weight if value is None else value

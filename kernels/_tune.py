@@ -22,35 +22,42 @@ class Config:
 
 
 def default_config(
-    width: int, classes: int, dtype: torch.dtype, precision: str = "ieee", *, hip: bool = torch.version.hip is not None
+    width: int,
+    classes: int,
+    dtype: torch.dtype,
+    precision: str = "ieee",
+    *,
+    query: bool = True,
+    hip: bool = torch.version.hip is not None,
 ) -> Config:
     """Block sizes for a head of `classes` × `width`.
 
-    They do not depend on the number of rows, so that a score is the same bits in whatever batch its row comes.
+    They do not depend on the number of rows, so that a score is the same bits in whatever batch its row comes. None spills on
+    sm_80, sm_90 or gfx942, whatever the loss (tests/kernels).
 
     Args:
         width: d. classes: C. dtype: of the features. precision: one of PRECISIONS.
+        query: whether products with a query are held beside the logits (head_dot; not head_norm).
         hip: whether the GPU is AMD's.
 
     >>> default_config(512, 10, torch.float32).classes
     16
     """
-    chunk = min(max(_power_of_two(width), 16), 64)
+    few = classes <= 16
     if dtype == torch.float64:
         # No tensor-core product in double on every target: products are broadcast and summed, so tiles are small.
-        return Config(rows=16, classes=min(max(_power_of_two(classes), 2), 8), width=8, num_warps=4, num_stages=1)
-    # The smallest registers count: none of these spills on sm_80, sm_90 or gfx942, whatever the loss (tests/kernels).
-    few = classes <= 16
-    width = min(chunk, 32)
+        return Config(16, 4, 16, 4, 1) if query else Config(16, 8, 8, 4, 1)
+    width = min(max(_power_of_two(width), 16), 32)
     if precision == "ieee":
         # Exact float32 products run outside the tensor cores and hold both operands in registers.
-        return Config(rows=32, classes=16, width=width, num_warps=4, num_stages=1) if few else Config(32, 32, width, 8, 1)
+        return Config(32, 16, width, 4, 1) if few else Config(32, 32, width, 8, 1)
     if precision == "tf32x3":
         # Three products a tile need their split operands in registers too.
-        return Config(rows=64, classes=16, width=width, num_warps=8, num_stages=2)
-    # On AMD a second stage keeps its addresses in scalar registers, of which there are too few.
-    stages = 1 if hip else 2
-    return Config(64, 16, width, 4, stages) if few else Config(64, 32, width, 8, stages)
+        return Config(64, 16, width, 8, 2)
+    if hip:
+        # A second stage would keep its addresses in scalar registers, of which there are too few.
+        return Config(64, 16, width, 4, 1) if few or query else Config(64, 32, width, 8, 1)
+    return Config(64, 16, width, 4, 1 if precision == "tf32" and query else 2) if few else Config(64, 32, width, 8, 2)
 
 
 def _power_of_two(value: int) -> int:

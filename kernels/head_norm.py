@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import class_products, launch, load_rows, residual, softmax_targets
+from ._tiles import class_products, launch, load_columns, load_rows, product, residual, softmax_targets
 from ._tune import Config
 
 
@@ -55,22 +55,22 @@ def head_norm_kernel(
     squares = tl.zeros((BLOCK_N,), dtype)
     size = tl.zeros((BLOCK_N,), dtype)
     label = tl.zeros((BLOCK_N,), tl.int64)
-    factor = tl.full((BLOCK_N,), 1.0, dtype)
     column = tl.arange(0, BLOCK_C)
     if LOSS == 0:
         label = tl.load(labels + n, mask=live, other=0)
-    if HAS_ROW_FACTOR:
-        factor = tl.load(row_factor + n, mask=live, other=0.0)
-    for d0 in range(0, width, BLOCK_D):
-        h = load_rows(features, first, lane, d0 + tl.arange(0, BLOCK_D), rows, width, stride).to(dtype)
-        size += tl.sum(h * h, axis=1)
     for c0 in range(0, classes, BLOCK_C):
         c = c0 + column
         real = c < classes
-        z = class_products(
-            features, weight, bias, first, lane, c0, column, rows, width, stride, classes, tl.zeros((BLOCK_N, BLOCK_C), dtype),
-            HAS_BIAS, PRECISION, BLOCK_D,
-        )  # fmt: skip
+        z = tl.zeros((BLOCK_N, BLOCK_C), dtype)
+        for d0 in range(0, width, BLOCK_D):
+            d = d0 + tl.arange(0, BLOCK_D)
+            h = load_rows(features, first, lane, d, rows, width, stride)
+            z = product(h, load_columns(weight, c0, column, d, classes, width), z, PRECISION)
+            if c0 == 0:
+                exact = h.to(dtype)
+                size += tl.sum(exact * exact, axis=1)
+        if HAS_BIAS:
+            z += tl.load(bias + c, mask=real, other=0.0)[None, :]
         if LOSS == 0:
             z = tl.where(real[None, :], z, float("-inf"))
             is_label = c[None, :] == label[:, None]
@@ -90,6 +90,9 @@ def head_norm_kernel(
             squares += tl.sum(tl.where(real[None, :], r * r, 0.0), axis=1)
     if LOSS == 0:
         every = others + own
+        factor = tl.full((BLOCK_N,), 1.0, dtype)
+        if HAS_ROW_FACTOR:
+            factor = tl.load(row_factor + n, mask=live, other=0.0)
         if TARGET > 0:
             # r_c = a p_c − t_c needs the whole sum first: a second pass over the classes.
             squares = tl.zeros((BLOCK_N,), dtype)

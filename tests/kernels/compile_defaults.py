@@ -22,7 +22,12 @@ def check(target: str, dtype: str, precision: str) -> list[str]:
         if (loss or target_kind) and classes == 1000 and precision not in ("ieee", "bf16"):
             continue  # the tile loop is that of the softmax; compiling takes seconds
         config = default_config(
-            512, classes, features, "ieee" if precision == "fp64" else precision, hip=target.startswith("gfx")
+            512,
+            classes,
+            features,
+            "ieee" if precision == "fp64" else precision,
+            query=kernel is head_dot_kernel,
+            hip=target.startswith("gfx"),
         )
         every = {
             "LOSS": loss,
@@ -40,7 +45,7 @@ def check(target: str, dtype: str, precision: str) -> list[str]:
         }
         constants = {name: value for name, value in every.items() if name in kernel.arg_names}
         binary = compile_for(kernel, target, features, constants, config)
-        name = f"{kernel.fn.__name__}, {classes} classes, loss {loss}, {config}"
+        name = f"{kernel.fn.__name__}, {classes} classes, loss {loss}, targets {target_kind}, {config}"
         if binary.spilled:
             wrong.append(f"{name}: spills {binary.spilled}, {binary.registers} registers")
         if binary.shared > SHARED_MEMORY[target]:
