@@ -21,7 +21,7 @@ from .errors import (
 )
 from .methods import Control, Method
 from .ops import dropout_mask
-from .points import Checkpoints, Dropout, Final
+from .points import Checkpoints, Dropout, ExtraSGD, Final
 from .query import Query, query
 from .score import Scorer, score
 from .scores import Scores
@@ -32,6 +32,7 @@ __all__ = [
     "Checkpoints",
     "Control",
     "Dropout",
+    "ExtraSGD",
     "Final",
     "Identity",
     "InputError",

@@ -7,7 +7,7 @@ from typing import Any
 
 from .curvature import Identity
 from .errors import InputError, InputTypeError
-from .points import Checkpoints, Dropout, Final, Points
+from .points import Checkpoints, Dropout, ExtraSGD, Final, Points
 from .registry import Registry, check_choice
 
 
@@ -65,6 +65,7 @@ METHODS: Registry[Method | Control] = Registry("method")
 METHODS.add("ip", Method(name="ip"))
 METHODS.add("ip_ensemble", Method(points=Dropout(), name="ip_ensemble"))
 METHODS.add("tracin", Method(points=Checkpoints(), name="tracin"))
+METHODS.add("gex", Method(points=ExtraSGD(), name="gex"))
 METHODS.add("self_tracin", Method(target="self", name="self_tracin"))
 METHODS.add("loss", Control("loss"))
 METHODS.add("random", Control("random"))

@@ -237,6 +237,11 @@ def require_val(where: str, method: Method | Control, val: Any, impact: Impact) 
     """Refuse val where it has no meaning, and its absence where it is needed."""
     if isinstance(method, Method):
         method.points.check(where)
+        if method.points.deviation_floor is not None and impact.name != "utility":
+            raise InputError(
+                f"{where}: expected no impact with the loss-deviation estimator, which looks at the validation loss and no "
+                "other function. Leave it out, or use estimator='gradient'."
+            )
     if method.needs_val and val is None:
         raise InputError(
             f"{where}: expected val, the trusted validation data that method {method.name!r} compares with; got None. "
@@ -275,7 +280,7 @@ def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, va
 
 def trainable(engine: HeadEngine) -> Trainable:
     """What points that train the model on may do with it."""
-    return Trainable(engine.last.module(), engine.sample_losses)
+    return Trainable(engine.last.module, engine.sample_losses)
 
 
 def _pinned(term: Term) -> Term:

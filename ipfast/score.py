@@ -25,6 +25,8 @@ from .groups import Group, GroupScorer, QueryMaker, groups
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
+from .ops import BLOCK_ROWS
+from .pairwise import Pairwise, require_pairs
 from .points import Final, Point
 from .query import BATCH_SIZE, Query, default_loss, known_loss, open_validation, require_val, trainable, validation_sets
 from .registry import check_choice
@@ -150,6 +152,7 @@ def score(
     out: str | os.PathLike[str] | None = None,
     val_groups: Any = None,
     keep_members: bool = False,
+    aggregate: bool = True,
 ) -> Scores:
     """Score every training sample: which help the model on the validation data (positive) and which hurt it (negative).
 
@@ -188,6 +191,7 @@ def score(
         out: .npy, .parquet or .csv path for the scores, or .safetensors for everything; appears only when complete.
         val_groups: [M] group of each validation sample, a number or a name: the samples of each group make a query.
         keep_members: keep the scores at each point as `Scores.members` [N, T], for their spread.
+        aggregate: False gives the inner product with each validation sample, [N, M], instead of their mean.
 
     Returns:
         Scores with values [N] in the order of the data, [N, Q] for several queries, float32, or float64 for float64 features.
@@ -221,6 +225,10 @@ def score(
     chosen_impact = get_impact(where, impact)
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
+    if not aggregate:
+        several = isinstance(val, Mapping) or len(validation_sets(val)) > 1
+        alone = {"a stored Query": stored is not None, "val_groups": val_groups is not None, "several sets": several}
+        require_pairs(where, chosen, {**alone, "keep_members": keep_members, "impact": impact != "utility"})
     output = None if out is None else check_output(where, "out", out, (".safetensors", *FORMATS))
     target = usable_device(where, device)
     dispatch.select_backend(backend, device=target or _device_of(model, train))
@@ -271,6 +279,9 @@ def score(
     if stored is None and isinstance(chosen, Method):
         result.combine = chosen.points.combine
     for group in groups(head_engine, points):
+        if not aggregate and validation is not None:
+            result.add_pairs(group, Pairwise(group, validation), source, chosen.name, progress)
+            continue
         first = len(result.terms)
         terms = (
             list((stored.terms if stored else ())[first : first + len(group.points)]) if maker is None else maker.terms(group)
@@ -278,7 +289,7 @@ def score(
         result.add(group, GroupScorer(group, terms), source, chosen.name, progress)
     values, members = result.finish()
     queries = stored.queries if stored is not None else None if validation is None else validation.names
-    if queries is None:
+    if queries is None and aggregate:
         values, members = values[:, 0], None if members is None else members[:, :, 0]
     about: Mapping[str, Any] = stored.stats if stored is not None else {} if maker is None else maker.stats
     stats = {
@@ -327,6 +338,14 @@ class _Result:
         else:
             self._total = part if self._total is None else self._total + part
 
+    def add_pairs(self, group: Group, pairs: Pairwise, source: Source, name: str, progress: bool) -> None:
+        """The products of the training data with each validation sample at the points of a group."""
+        part, _, _ = _stream(group.engine, pairs, len(pairs.features), source, name, progress, rows=BLOCK_ROWS)
+        self.backend, self.reason = "reference", "aggregate=False: two matrix products"
+        self.route, self.route_reason = "dense", "every point has residuals of its own"
+        self.weights += pairs.weights
+        self._total = part if self._total is None else self._total.add_(part)
+
     def finish(self) -> tuple[Tensor, Tensor | None]:
         """(scores [N, Q], scores at each point [N, T, Q] if asked for)"""
         if self._total is not None:
@@ -337,6 +356,13 @@ class _Result:
         return combined(members, self.weights, self.combine), members if self.keep_members else None
 
 
+def _pieces(blocks: Iterator[tuple[int, Tensor, Tensor]], rows: int | None) -> Iterator[tuple[int, Tensor, Tensor]]:
+    for start, h, y in blocks:
+        for first in range(0, len(h), rows or max(len(h), 1)):
+            piece = slice(first, first + (rows or len(h)))
+            yield start + first, h[piece], y[piece]
+
+
 def _stream(
     engine: HeadEngine,
     score_block: Callable[[Tensor, Tensor], Tensor],
@@ -344,14 +370,15 @@ def _stream(
     source: Source,
     name: str,
     progress: bool,
+    rows: int | None = None,
 ) -> tuple[Tensor, str, str]:
-    """(scores [N, ...] on the CPU, backend, its reason) from one pass over the training data."""
+    """(scores [N, ...] on the CPU, backend, its reason) from one pass over the training data, at most `rows` at once."""
     values: Tensor | None = None
     pieces: list[Tensor] = []
     choice: dispatch.BackendChoice | None = None
     done = 0
     with tqdm(total=source.rows, desc=name, unit=" samples", unit_scale=True, delay=1, disable=not progress) as bar:
-        for start, h, y in engine.blocks("train", source, columns=columns):
+        for start, h, y in _pieces(engine.blocks("train", source, columns=columns), rows):
             choice = choice or dispatch.select_backend(engine.backend, device=h.device)
             part = score_block(h, y)
             done = start + len(part)

@@ -43,6 +43,7 @@ CALLABLES = [
     ipfast.Control,
     ipfast.Dropout,
     ipfast.Checkpoints,
+    ipfast.ExtraSGD,
     ipfast.select_backend,
     ipfast.Query.save,
     ipfast.Scores,
@@ -60,6 +61,7 @@ CALLABLES = [
     cli.demo,
     torch.utils.data.DataLoader,
     torch.nn.BatchNorm1d,
+    torch.optim.SGD,
 ]
 ARGUMENTS = {name for item in CALLABLES for name in inspect.signature(item).parameters}
 # Parts of data that messages name as arguments are named: features and labels of a pair, a batch that a Scorer is called with.

@@ -14,8 +14,8 @@ def test_every_row_has_its_name_and_is_given_by_it(name):
 
 
 def test_the_table():
-    assert list(METHODS) == ["ip", "ip_ensemble", "tracin", "self_tracin", "loss", "random"]
-    assert {name for name in METHODS if METHODS.get("test", name).needs_val} == {"ip", "ip_ensemble", "tracin"}
+    assert list(METHODS) == ["ip", "ip_ensemble", "tracin", "gex", "self_tracin", "loss", "random"]
+    assert {name for name in METHODS if METHODS.get("test", name).needs_val} == {"ip", "ip_ensemble", "tracin", "gex"}
 
 
 def test_a_method_is_a_choice_of_points_curvature_and_target():

@@ -137,6 +137,9 @@ class HeadEngine:
 
     def sample_losses(self, module: nn.Module, inputs: Any, labels: Any, loss: Loss | None = None) -> Tensor:
         """ℓ_i [B] of a batch, differentiable in the parameters of `module`, which is the model or a copy of it."""
+        if self.last.backbone is None:
+            weight = next(module.parameters())
+            inputs = self.last.features(self.where, inputs).to(weight)
         z = logits_of(module, inputs)
         if z is None:
             raise InputError(

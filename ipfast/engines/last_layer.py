@@ -57,7 +57,9 @@ class LastLayer:
         """The model that a state dict or a training run is of: the whole one, or a linear layer of the head on features."""
         if self.backbone is not None:
             return self.backbone
-        linear = nn.Linear(self.width, self.outputs, self.bias is not None, self.weight.device, self.weight.dtype)
+        like = {"device": self.weight.device, "dtype": self.weight.dtype}
+        linear = nn.utils.skip_init(nn.Linear, self.width, self.outputs, bias=self.bias is not None, **like)  # type: ignore[no-untyped-call]
+        assert isinstance(linear, nn.Linear)
         with torch.no_grad():
             linear.weight.copy_(self.weight)
             if self.bias is not None:

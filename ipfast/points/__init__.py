@@ -3,7 +3,8 @@
 from .base import Mask, Point, Points, State, Trainable
 from .checkpoints import Checkpoints
 from .dropout import Dropout
+from .extra_sgd import ExtraSGD
 from .final import Final
 from .masking import Masked
 
-__all__ = ["Checkpoints", "Dropout", "Final", "Mask", "Masked", "Point", "Points", "State", "Trainable"]
+__all__ = ["Checkpoints", "Dropout", "ExtraSGD", "Final", "Mask", "Masked", "Point", "Points", "State", "Trainable"]

@@ -96,12 +96,11 @@ class Trainable:
     """What points that train may do with the model.
 
     Attributes:
-        module: the caller's, to be copied and never changed.
-        losses: (module, inputs, labels, another loss or None) -> ℓ_i [B] of a batch, differentiable.
-        loss: what the scores take the gradient of.
+        module: gives the caller's model, to be copied and never changed.
+        losses: (module, inputs, labels, a loss, or None for the scored one) -> ℓ_i [B] of a batch, differentiable.
     """
 
-    module: nn.Module
+    module: Callable[[], nn.Module]
     losses: Callable[[nn.Module, Any, Any, Loss | None], Tensor]
 
 
@@ -110,11 +109,14 @@ class Points(ABC):
 
     Attributes:
         combine: "mean" (Σ_t w_t s_t), or "zscore" or "rank", taken of each point's scores over the training set before.
-        deviation_floor: ε of the loss-deviation estimator of GEX, which takes the place of gradients; None: gradients.
     """
 
     combine: str = "mean"
-    deviation_floor: float | None = None
+
+    @property
+    def deviation_floor(self) -> float | None:
+        """ε of the loss-deviation estimator of GEX, which takes the place of gradients; None: gradients."""
+        return None
 
     @abstractmethod
     def points(self, trainable: Trainable | None = None) -> Iterator[Point]:

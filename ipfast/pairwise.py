@@ -1,0 +1,74 @@
+"""The train × validation matrix of gradient inner products, without a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .groups import Group, Validation
+from .methods import Control, Method
+
+
+class Pairwise:
+    """⟨∇ℓ_i, ∇ℓ_v⟩ of a block with every validation sample, summed over the points of a group with their weights.
+
+        ⟨∇ℓ_i, ∇ℓ_v⟩ = (r_i·r_v)(h_i·h_v + 1),   r = ∂ℓ/∂z;   without the 1 where the bias is not scored
+
+    Args:
+        group: the points. Of each the residuals of V are held, [M, C], and of all the features [M, d].
+        validation: V, one set.
+    """
+
+    def __init__(self, group: Group, validation: Validation) -> None:
+        engine = group.engine
+        self.engine, self.weights = engine, [point.weight for point in group.points]
+        self.heads = [(member.dense(), member.bias) for member in group.members]
+        features: list[Tensor] = []
+        residuals: list[list[Tensor]] = [[] for _ in self.heads]
+        for row, h, y, _ in validation.blocks(engine):
+            features.append(h.clone())
+            for found, head in zip(residuals, self.heads, strict=True):
+                z = engine.logits(h, at=head)
+                engine.require_finite("val", row, h, z)
+                found.append(engine.loss.residual(z, y))
+        if not features:
+            raise InputError("score: expected at least one sample in val; it is empty.")
+        self.features, self.residuals = torch.cat(features), [torch.cat(found) for found in residuals]
+
+    def __call__(self, h: Tensor, y: Tensor) -> Tensor:
+        """[B, M] in the dtype of the computation."""
+        dtype = self.residuals[0].dtype
+        products = h.to(dtype) @ self.features.to(dtype).T
+        if self.engine.include_bias:
+            products += 1
+        total: Tensor | None = None
+        for weight, head, residuals in zip(self.weights, self.heads, self.residuals, strict=True):
+            part = self.engine.loss.residual(self.engine.logits(h, at=head), y) @ residuals.T
+            part = part if weight == 1 else part.mul_(weight)
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total.mul_(products)
+
+
+def require_pairs(where: str, method: Method | Control, given: dict[str, Any]) -> None:
+    """Refuse what has no matrix of pairs, before any work."""
+    superfluous = " and ".join(name for name, is_given in given.items() if is_given)
+    if superfluous:
+        raise InputError(
+            f"{where}: expected aggregate=False with one validation set alone, since every sample of it is a query; got "
+            f"{superfluous}. Leave it out."
+        )
+    if not isinstance(method, Method) or not method.needs_val:
+        raise InputError(
+            f"{where}: expected aggregate=False with a method that compares with validation data; got {method.name!r}. "
+            "Leave it out."
+        )
+    points = method.points
+    if points.combine != "mean" or points.deviation_floor is not None or getattr(points, "chain", False):
+        raise InputError(
+            f"{where}: expected aggregate=False with the mean of inner products of whole gradients; got {method.name!r} at "
+            f"{type(points).__name__} with another combination, estimator or chain. Leave those options out."
+        )
