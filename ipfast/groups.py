@@ -270,7 +270,7 @@ def _through_mask(
     gradient: Tensor, bias_gradient: Tensor, mask: Mask, dropped: Tensor, bias_name: str
 ) -> tuple[Tensor, Tensor]:
     """The query that gives ⟨m∘G, m∘∇ℓ⟩ = ⟨m²∘G, ∇ℓ⟩ with m = scale·(1 − D): gradients through the mask."""
-    gradient = gradient * mask.scale**2
+    gradient = (gradient * mask.scale**2).contiguous()
     gradient.view(-1)[dropped.to(gradient.device)] = 0
     if mask.bias:
         bias_gradient = bias_gradient * mask.scale**2

@@ -148,6 +148,15 @@ def test_features_get_the_masks_of_the_model_they_came_from(kind, tmp_path):
     assert_relative(got, expected, FLOAT64_RELATIVE)
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.3])
+def test_a_weight_that_lies_by_columns(rate):
+    problem = linear_problem(case=WIDE)
+    method = ipfast.Method(points=ipfast.Dropout(3, rate, chain=True))
+    expected = ipfast.score(problem.model, problem.train, problem.val, method=method).values
+    problem.head.weight = nn.Parameter(problem.head.weight.detach().T.contiguous().T)
+    assert_relative(ipfast.score(problem.model, problem.train, problem.val, method=method).values, expected, FLOAT64_RELATIVE)
+
+
 def test_tied_weights_get_the_mask_of_their_first_name():
     class Tied(nn.Module):
         def __init__(self):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -40,8 +43,19 @@ class Row:
     noisy_val: bool = False
 
 
+STAGES = (2, 5, 10, 20)
+"""Iterations after which a head is taken as a checkpoint of its training."""
+
+
+def tracin(stages: list[dict[str, torch.Tensor]]) -> ipfast.Method:
+    """TracIn at stages of the training of a head."""
+    return ipfast.Method(points=ipfast.Checkpoints(stages), name="tracin")
+
+
 ROWS = (
     Row("ip", "inner product of the sample's gradient with the mean gradient of the clean hold-out", "ip"),
+    Row("ip_ensemble", "mean of ip over five copies of the head, each with 1 % of its weights dropped", "ip_ensemble"),
+    Row("tracin", "mean of ip over the head and four stages of its training", lambda head: tracin(head.stages)),
     Row("self_tracin", "minus the squared norm of the sample's own gradient; needs no hold-out", "self_tracin"),
     Row("loss", "minus the sample's own loss", "loss", kind="control"),
     Row("random", "chance", "random", kind="control"),
@@ -84,6 +98,7 @@ def compare(problem: Problem, rows: Sequence[Row] = ROWS) -> Comparison:
     with tqdm(total=1 + len(rows), desc="training heads", delay=1, leave=False) as bar:
         with stopwatch() as training:
             head = train_head(h, problem.given)
+        head.stages = [*early_stages(h, problem.given), state_of(head)]
         bar.update()
         for row in rows:
             method = row.method(head) if callable(row.method) else row.method
@@ -115,6 +130,18 @@ def compare(problem: Problem, rows: Sequence[Row] = ROWS) -> Comparison:
         train_seconds=training(),
         outcomes=outcomes,
     )
+
+
+def state_of(head: LogisticRegression) -> dict[str, torch.Tensor]:
+    """The state dict of the linear layer that a head is."""
+    return {"weight": torch.tensor(head.coef_), "bias": torch.tensor(head.intercept_)}
+
+
+def early_stages(features: np.ndarray, labels: np.ndarray) -> list[dict[str, torch.Tensor]]:
+    """What train_head has reached after a few iterations."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return [state_of(LogisticRegression(C=0.1, max_iter=count).fit(features, labels)) for count in STAGES]
 
 
 def train_head(features: np.ndarray, labels: np.ndarray) -> LogisticRegression:

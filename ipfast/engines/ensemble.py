@@ -66,7 +66,7 @@ class Member:
         """The member's own weight [C, d]."""
         if self.dropped is None:
             return self.weight
-        weight = self.weight * self.scale
+        weight = (self.weight * self.scale).contiguous()  # scikit-learn's lies by columns
         weight.view(-1)[self.dropped.to(weight.device)] = 0
         return weight
 

@@ -68,6 +68,8 @@ def test_digits_write_a_page_that_needs_nothing_else(tmp_path):
 def test_methods_find_flipped_labels_and_chance_does_not(comparison):
     found = outcomes(comparison)
     assert found["ip"].auc > 0.9
+    assert found["ip_ensemble"].auc > 0.9
+    assert found["tracin"].auc > 0.9
     assert found["self_tracin"].auc > 0.95
     assert abs(found["random"].auc - 0.5) < 0.1
     assert found["ip"].found > 0.7 > 0.2 > found["random"].found
