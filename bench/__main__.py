@@ -1,7 +1,9 @@
-"""The command line: python -m bench head | mask | table."""
+"""The command line: python -m bench head | ensemble | vocab | mask | table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +11,19 @@ import torch
 import typer
 
 from . import record as results
+from .cases import ensemble as ensemble_case
 from .cases import head as head_case
 from .cases import mask as mask_case
+from .cases import vocab as vocab_case
 from .contender import Contender
 from .gate import GateError
 from .machine import ROOT
 from .measure import MIN_REPEATS
 from .memory import extra_peak_bytes
+from .reports import ensemble as ensemble_report
 from .reports import head as head_report
 from .reports import mask as mask_report
+from .reports import vocab as vocab_report
 from .roofline import Probe
 from .run import measure
 from .tables import replace_block
@@ -51,13 +57,7 @@ def head(
         count = rows or head_case.STANDARD_ROWS.get(number) or 40_000
         problem = head_case.make_problem(number, count, place)
         contenders = head_case.make_contenders(problem)
-        try:
-            for contender in contenders:
-                if contender.scores:
-                    head_case.check_scores(problem, contender)
-        except GateError as error:
-            typer.secho(f"Wrong scores, so no speed: {error}", fg="red", err=True)
-            raise typer.Exit(1) from None
+        _gate(partial(head_case.check_scores, problem), contenders)
 
         def child_memory(contender: Contender, number: int = number, count: int = count) -> int | None:
             return extra_peak_bytes(head_case.prepare_memory, contender.name, number, count, torch.get_num_threads())
@@ -80,6 +80,84 @@ def head(
 
 
 @app.command()
+def ensemble(
+    members: Annotated[list[int] | None, typer.Option(min=1, help="Members; may be repeated. Default: 5 20.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Samples N.")] = ensemble_case.STANDARD_ROWS,
+    repeats: Annotated[int, typer.Option(min=MIN_REPEATS, help="Interleaved repeats.")] = MIN_REPEATS,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    record: Annotated[bool, typer.Option(help="Write the rows to bench/results/ensemble.jsonl.")] = True,
+) -> None:
+    """All members of a dropout ensemble in one pass, against a pass for each and against the bare product."""
+    case, place = ensemble_case, torch.device(device)
+    for number in members or case.STANDARD_MEMBERS:
+        problem = case.Problem(rows, number, place)
+        contenders = case.make_contenders(problem)
+        _gate(partial(case.check_scores, problem), contenders)
+        sizes = {"rows": rows, "width": case.WIDTH, "classes": case.CLASSES, "members": number, "rate": case.RATE}
+        found = measure(
+            case.NAME,
+            {**sizes, "dtype": "float32"},
+            contenders,
+            Probe(place, torch.float32),
+            device=place,
+            repeats=repeats,
+            child_memory=None,
+        )
+        typer.echo(ensemble_report.terminal(found) + "\n")
+        if record:
+            results.record(found)
+        del problem, contenders
+    for name, meaning in case.MEANING.items():
+        typer.echo(f"{name:<18} {meaning}")
+
+
+@app.command()
+def vocab(
+    tokens: Annotated[int, typer.Option(min=64, help="Tokens N.")] = vocab_case.STANDARD_TOKENS,
+    classes: Annotated[int, typer.Option(min=2, help="Size of the vocabulary.")] = vocab_case.STANDARD_CLASSES,
+    width: Annotated[int, typer.Option(min=1, help="Width d of the hidden states.")] = vocab_case.STANDARD_WIDTH,
+    repeats: Annotated[int, typer.Option(min=MIN_REPEATS, help="Interleaved repeats.")] = MIN_REPEATS,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    memory: Annotated[bool, typer.Option(help="Measure extra peak memory in a fresh process.")] = True,
+    record: Annotated[bool, typer.Option(help="Write the rows to bench/results/vocab.jsonl.")] = True,
+) -> None:
+    """Scores at the head of a language model, against the two bare products."""
+    case, place = vocab_case, torch.device(device)
+    problem = case.Problem(tokens, classes, width, place)
+    contenders = case.make_contenders(problem)
+    _gate(partial(case.check_scores, problem), contenders)
+
+    def child_memory(_contender: Contender) -> int | None:
+        return extra_peak_bytes(case.prepare_memory, tokens, classes, width, torch.get_num_threads())
+
+    found = measure(
+        case.NAME,
+        {"rows": tokens, "width": width, "classes": classes, "dtype": "float32"},
+        contenders,
+        Probe(place, torch.float32),
+        device=place,
+        repeats=repeats,
+        child_memory=child_memory if memory else None,
+    )
+    typer.echo(vocab_report.terminal(found) + "\n")
+    if record:
+        results.record(found)
+    for name, meaning in case.MEANING.items():
+        typer.echo(f"{name:<18} {meaning}")
+
+
+def _gate(check: Callable[[Contender], None], contenders: list[Contender]) -> None:
+    """No speed of anything that is wrong."""
+    try:
+        for contender in contenders:
+            if contender.scores:
+                check(contender)
+    except GateError as error:
+        typer.secho(f"Wrong scores, so no speed: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def mask(
     elements: Annotated[int, typer.Option(min=1000, help="Weights of the parameter.")] = mask_case.STANDARD_ELEMENTS,
     rate: Annotated[
@@ -94,12 +172,7 @@ def mask(
     if threads is not None:
         torch.set_num_threads(threads)
     contenders = mask_case.make_contenders(elements, rate)
-    try:
-        for contender in contenders:
-            mask_case.check_mask(elements, rate, contender)
-    except GateError as error:
-        typer.secho(f"Wrong masks, so no speed: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
+    _gate(partial(mask_case.check_mask, elements, rate), contenders)
 
     def child_memory(_contender: Contender) -> int | None:
         return extra_peak_bytes(mask_case.prepare_memory, elements, rate, torch.get_num_threads())

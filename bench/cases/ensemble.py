@@ -1,0 +1,100 @@
+"""A dropout ensemble at a linear head of 10 classes and width 512: all members in one pass over 400,000 resident rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import ipfast
+
+from .. import gate
+from ..bounds import Bound
+from ..contender import Contender
+from ..record import Row
+
+NAME = "ensemble"
+CLASSES, WIDTH, RATE = 10, 512, 0.01
+STANDARD_ROWS, STANDARD_MEMBERS = 400_000, (5, 20)
+BLOCK = 1024
+
+SPARSE, DENSE, IP = "ensemble, sparse", "ensemble, dense", "ip"
+PRODUCT, PRODUCT_BLOCKS = "product, whole", "product, blocks"
+MEANING = {
+    SPARSE: "ops.head_dot: one product with W, corrected by the dropped entries; a query for each member",
+    DENSE: "ops.head_dot: a masked weight and a query for each member",
+    IP: "ops.head_dot: one query",
+    PRODUCT: "H [W; G_1 … G_T]ᵀ alone, into a preallocated buffer",
+    PRODUCT_BLOCKS: "the same in blocks of 1,024 rows, into one preallocated buffer",
+}
+
+
+class Problem:
+    """Features, labels, a head, one query and one mask a member."""
+
+    def __init__(self, rows: int, members: int, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(members)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(device)
+
+        self.h = torch.empty(rows, WIDTH).normal_(generator=generator).to(device)
+        self.y = torch.randint(CLASSES, (rows,), generator=generator).to(device)
+        self.w, self.b = 2 * normal(CLASSES, WIDTH) / WIDTH**0.5, normal(CLASSES)
+        self.g, self.gb = normal(members, CLASSES, WIDTH) / WIDTH**0.5, normal(members, CLASSES)
+        self.dropped = [ipfast.dropout_mask("weight", (CLASSES, WIDTH), RATE, 0, member) for member in range(members)]
+        self.masked = (self.w / (1 - RATE)).repeat(members, 1, 1)
+        for member, mask in enumerate(self.dropped):
+            self.masked[member].view(-1)[mask.to(device)] = 0
+        self.members = members
+
+    def scores(self, weight: Tensor, **options: object) -> Tensor:
+        return ipfast.ops.head_dot(self.h, self.y, weight, self.b, self.g, self.gb, **options)  # type: ignore[arg-type]
+
+
+def make_contenders(p: Problem) -> list[Contender]:
+    """Everything that is timed; buffers that a contender may keep between calls are allocated here."""
+    stacked = torch.cat([p.w, p.g.reshape(-1, WIDTH)]).T
+    whole, block = p.h.new_zeros(len(p.h), stacked.shape[1]), p.h.new_zeros(BLOCK, stacked.shape[1])
+
+    def product_blocks() -> Tensor:
+        for start in range(0, len(p.h), BLOCK):
+            part = p.h[start : start + BLOCK]
+            torch.mm(part, stacked, out=block[: len(part)])
+        return block
+
+    return [
+        Contender(SPARSE, lambda: p.scores(p.w, dropped=p.dropped, rescale=1 / (1 - RATE)), scores=True),
+        Contender(DENSE, lambda: p.scores(p.masked), scores=True),
+        Contender(IP, lambda: ipfast.ops.head_dot(p.h, p.y, p.w, p.b, p.g[0], p.gb[0])),
+        Contender(PRODUCT, lambda: torch.mm(p.h, stacked, out=whole)),
+        Contender(PRODUCT_BLOCKS, product_blocks),
+    ]
+
+
+def check_scores(p: Problem, contender: Contender) -> None:
+    """Raise gate.GateError if a member's scores are wrong."""
+    got = contender.call()
+    rows = gate.sample_rows(len(got))
+    at = rows.to(p.h.device)
+    for member in range(p.members):
+        truth, magnitude = gate.softmax_truth(p.h[at], p.y[at], p.masked[member], p.b, p.g[member], p.gb[member])
+        gate.check(f"{NAME}, member {member}, {contender.name}", got[:, member], rows, truth, magnitude)
+
+
+def bounds(rows: dict[str, Row]) -> list[Bound]:
+    """What must hold on a CPU at the standard size."""
+    sizes = rows[SPARSE].sizes
+    members, time = sizes["members"], rows[SPARSE].seconds.p50
+    if sizes["rows"] != STANDARD_ROWS or members not in STANDARD_MEMBERS or rows[SPARSE].device != "cpu":
+        return []
+    base = min((rows[PRODUCT], rows[PRODUCT_BLOCKS]), key=lambda row: row.seconds.p50)
+    faster = Bound(
+        f"{members} {IP} / {SPARSE}", members * rows[IP].seconds.p50 / time, 1.3 if members == 5 else 1.5, "at least"
+    )
+    if members != 5:
+        return [faster]
+    return [
+        Bound(f"{SPARSE} / {base.contender}", time / base.seconds.p50, 1.35, "at most"),
+        faster,
+        Bound(f"{DENSE} / {SPARSE}", rows[DENSE].seconds.p50 / time, 1.15, "at least"),
+    ]
