@@ -147,7 +147,10 @@ class _Edit:
         self.pieces: list[Tensor] = []
         self.scaled = 0  # pieces[:scaled] hold scaled values
         self.pending: tuple[int, Tensor] | None = None  # (a piece that is being written, what it holds when not scaled)
-        self.inexact: list[tuple[Tensor, Tensor]] = []  # (offsets, bits) of values that the division does not give back
+        # Offsets and bits of values that the division does not give back, the first `kept` of each. One piece of memory each,
+        # made before the loop: many small ones between large temporaries would leave the heap in fragments, many times larger.
+        room = view.numel() // 128 + 1024
+        self.inexact, self.bits, self.kept = self.offsets.new_empty(room), self.line.new_empty(room), 0
 
     def apply(self, scale: float) -> None:
         with _writing(self.parameter):
@@ -166,7 +169,7 @@ class _Edit:
                 wrong = (self._quotient(product).view(bits.dtype) != bits).nonzero()
                 steps = torch.tensor(piece.stride(), device=wrong.device)
                 at = (wrong * steps).sum(dim=1).add_(int(piece.storage_offset()) - int(self.line.storage_offset()))
-                self.inexact.append((at, self.line.index_select(0, at)))
+                self._keep(at)
                 self.pending = (number, original)
                 piece.copy_(product)
                 self.scaled = number + 1
@@ -181,10 +184,21 @@ class _Edit:
                 self.pieces[number].copy_(content)
                 self.scaled = number
                 self.pending = None
-            for at, bits in self.inexact:
-                self.line.index_copy_(0, at, bits)
+            self.line.index_copy_(0, self.inexact[: self.kept], self.bits[: self.kept])
             if self.values is not None:
                 self.line.index_copy_(0, self.offsets, self.values)
+
+    def _keep(self, at: Tensor) -> None:
+        """Remember the bits at some offsets, before they are scaled."""
+        stop = self.kept + len(at)
+        if stop > len(self.inexact):
+            room = 2 * stop
+            offsets, bits = self.inexact.new_empty(room), self.bits.new_empty(room)
+            offsets[: self.kept], bits[: self.kept] = self.inexact[: self.kept], self.bits[: self.kept]
+            self.inexact, self.bits = offsets, bits
+        self.inexact[self.kept : stop] = at
+        self.bits[self.kept : stop] = self.line.index_select(0, at)
+        self.kept = stop
 
     def _quotient(self, piece: Tensor) -> Tensor:
         assert self.divisor is not None
