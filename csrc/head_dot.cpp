@@ -49,8 +49,7 @@ void score(HeadArguments<T> a, int threads, const std::string& isa) {
     const HeadKernels chosen = kernels(isa);
     const Tile tile_shape = shape(chosen, T());
     std::unique_ptr<const PackedHead<T>> packed;
-    const int64_t bytes = (a.weights + a.queries()) * a.classes * a.width * static_cast<int64_t>(sizeof(T));
-    if (bytes <= kPackBytes && a.classes <= kClassTile) {
+    if (a.classes * a.width * static_cast<int64_t>(sizeof(T)) <= kPackBytes && a.classes <= kPackClasses) {
         const bool differences = a.loss == Loss::cross_entropy && a.classes > 1;
         packed = std::make_unique<PackedHead<T>>(a.weight, a.weights, a.query, a.queries(), a.bias, a.bias_sets, a.query_bias,
                                                  a.classes, a.width, differences, tile_shape);

@@ -50,17 +50,15 @@ void head_scores(const HeadArguments<float>& arguments, int threads, const std::
 void head_scores(const HeadArguments<double>& arguments, int threads, const std::string& isa);
 
 constexpr int64_t kBlockRows = 64;          // rows whose logits are held at once
-constexpr int64_t kClassTile = 256;         // classes whose logits are held at once, for one weight and one query
-constexpr int64_t kPackBytes = 512 * 1024;  // stacked matrices up to this size stay in the second-level cache
+constexpr int64_t kClassTile = 64;          // classes whose products are held at once
+constexpr int64_t kPackBytes = 96 * 1024;   // matrices up to this size are packed; a few of them stay in the second-level cache
+constexpr int64_t kPackClasses = 256;       // and of at most so many classes, whose products are all held at once
 constexpr int64_t kRowsAhead = 16;          // distance of the software prefetch
 
-// Classes whose products are held at once: fewer where there are more matrices, so that the products stay in the cache.
+// Classes whose products are held at once. It does not depend on the number of queries: a query has the same bits in any company.
 template <class T>
 inline int64_t head_tile(const HeadArguments<T>& a) {
-    if (a.packed) return a.classes;
-    const int64_t fitting = 2 * kClassTile / (a.weights + (a.query ? a.outputs : 1));
-    const int64_t tile = fitting < 16 ? 16 : fitting;
-    return a.classes < tile ? a.classes : tile;
+    return a.packed || a.classes < kClassTile ? a.classes : kClassTile;
 }
 
 // Scores of rows [begin, end) on one instruction set. `workspace` belongs to one thread; head_scores knows its size.

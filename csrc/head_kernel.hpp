@@ -92,11 +92,11 @@ struct HeadBlock {
         const PackedHead<T>& head = *a.packed;
         const int64_t steps = packed_steps(a.width, V::lanes), chunks = head.chunks.size() - 1;
         const bool fetch = stored_as_computed() && a.row_stride == a.width;
-        if (head.reference >= 0)  // its products are zero by definition, and the epilogues write over them
-            for (int64_t matrix = 0; matrix < a.weights + a.queries(); ++matrix) {
-                T* zero = products + (matrix * tile_classes + head.reference) * kBlockRows;
-                for (int64_t r = 0; r < kBlockRows; ++r) zero[r] = 0;
-            }
+        for (size_t matrix = 0; matrix < head.reference.size(); ++matrix) {
+            // The products of a reference are zero by definition, and the epilogues write over them.
+            T* zero = products + (static_cast<int64_t>(matrix) * tile_classes + head.reference[matrix]) * kBlockRows;
+            for (int64_t r = 0; r < kBlockRows; ++r) zero[r] = 0;
+        }
         for (int64_t q = 0; q < rows; q += group) {
             const T *far = ahead_of(q + kRowsAhead), *near = ahead_of(q + group), *packed = head.columns.data();
             for (int64_t j = 0; j < chunks; ++j) {

@@ -34,31 +34,36 @@ inline void pack_columns(const T* w, int64_t columns, int64_t width, int64_t lan
 
 // For softmax only differences of logits matter, so one class, the reference, can be subtracted from the others: a column of
 // products a matrix is saved, which for two classes is half of the work. The class of the smallest norm, since the rounding of
-// w_c − w_ref is then no larger than that of the products with w_c themselves.
+// w_c − w_ref is then no larger than that of the products with w_c themselves. Every weight has its own, shared with the queries
+// that meet it, so that a query's bits do not depend on its company.
 template <class T>
 struct PackedHead {
     std::vector<T> columns, bias, query_bias;
     std::vector<int64_t> place;   // of a column in the buffer of products: matrix·classes + class, weights before queries
     std::vector<int64_t> chunks;  // first column of each chunk, and the number of columns
-    int64_t reference = -1;
+    std::vector<int64_t> reference;  // of each matrix; empty without differences
 
     // weight [weights, classes, width], query [queries, classes, width] or null, biases [·, classes] or null
     PackedHead(const T* weight, int64_t weights, const T* query, int64_t queries, const T* b, int64_t bias_sets, const T* gb,
                int64_t classes, int64_t width, bool differences, Tile tile) {
-        if (differences) reference = smallest(weight, classes, width);
+        if (differences)
+            for (int64_t m = 0; m < weights + queries; ++m) {
+                const int64_t l = m < weights ? m : weights > 1 ? m - weights : 0;
+                reference.push_back(m < weights ? smallest(weight + l * classes * width, classes, width) : reference[l]);
+            }
         std::vector<T> plain;
         plain.reserve(static_cast<size_t>((weights + queries) * classes * width));
         for (int64_t m = 0; m < weights + queries; ++m) {
             const T* matrix = m < weights ? weight + m * classes * width : query + (m - weights) * classes * width;
             for (int64_t c = 0; c < classes; ++c) {
-                if (c == reference) continue;
+                if (differences && c == reference[m]) continue;
                 place.push_back(m * classes + c);
                 for (int64_t i = 0; i < width; ++i)
-                    plain.push_back(matrix[c * width + i] - (differences ? matrix[reference * width + i] : T(0)));
+                    plain.push_back(matrix[c * width + i] - (differences ? matrix[reference[m] * width + i] : T(0)));
             }
         }
-        subtract(b, bias_sets, classes, bias);
-        subtract(gb, queries, classes, query_bias);
+        subtract(b, bias_sets, classes, 0, weights, bias);
+        subtract(gb, queries, classes, weights, queries, query_bias);
         const int64_t count = static_cast<int64_t>(place.size()), parts = (count + tile.stream_columns - 1) / tile.stream_columns;
         columns.resize(count * packed_steps(width, tile.lanes) * tile.lanes);
         T* out = columns.data();
@@ -82,12 +87,15 @@ private:
         }
         return best;
     }
-    void subtract(const T* from, int64_t sets, int64_t classes, std::vector<T>& to) const {
+    // The references of vectors [sets, classes] are those of the matrices first .. first + count.
+    void subtract(const T* from, int64_t sets, int64_t classes, int64_t first, int64_t count, std::vector<T>& to) const {
         if (!from) return;
         to.assign(from, from + sets * classes);
-        if (reference < 0) return;
-        for (int64_t s = 0; s < sets; ++s)
-            for (int64_t c = 0; c < classes; ++c) to[s * classes + c] -= from[s * classes + reference];
+        if (reference.empty()) return;
+        for (int64_t s = 0; s < sets; ++s) {
+            const int64_t r = reference[first + (count > 1 ? s : 0)];
+            for (int64_t c = 0; c < classes; ++c) to[s * classes + c] -= from[s * classes + r];
+        }
     }
 };
 
