@@ -10,6 +10,7 @@ from tolerances import FLOAT64_RELATIVE, assert_relative
 from torch import nn
 
 import ipfast
+from ipfast import groups
 from ipfast.engines import ensemble
 
 WIDE = HeadCase("wide", 23, 61, 7)
@@ -42,6 +43,13 @@ def truth(problem, points, loss="cross_entropy", include_bias=True, names=("weig
     return torch.stack(columns, dim=1)
 
 
+@pytest.fixture(params=["sparse", "dense"])
+def route(request, monkeypatch):
+    """How the members' logits are computed, whatever would pay here."""
+    monkeypatch.setattr(groups, "select_ensemble", lambda **_: ensemble.EnsembleChoice(request.param, "asked for by the test"))
+    return request.param
+
+
 VARIANTS = {
     "default": {},
     "seed": {"seed": 2**63 + 5},
@@ -57,12 +65,12 @@ VARIANTS = {
 
 @pytest.mark.parametrize("rate", [0.05, 0.3])
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_an_ensemble_is_autograd_at_the_masked_parameters(options, rate):
+def test_an_ensemble_is_autograd_at_the_masked_parameters(options, rate, route):
     problem = linear_problem(case=WIDE)
     points = ipfast.Dropout(4, rate, **options)
     got = ipfast.score(problem.model, problem.train, problem.val, method=ipfast.Method(points=points), keep_members=True)
     expected = truth(problem, points)
-    assert got.stats["ensemble"] == ("sparse" if rate == 0.05 else "dense")
+    assert got.stats["ensemble"] == route
     assert_relative(got.members, expected, FLOAT64_RELATIVE)
     assert_relative(got.values, expected.mean(dim=1), FLOAT64_RELATIVE)
     assert_relative(got.spread, expected.std(dim=1), FLOAT64_RELATIVE)
@@ -149,7 +157,7 @@ def test_features_get_the_masks_of_the_model_they_came_from(kind, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3])
-def test_a_weight_that_lies_by_columns(rate):
+def test_a_weight_that_lies_by_columns(rate, route):
     problem = linear_problem(case=WIDE)
     method = ipfast.Method(points=ipfast.Dropout(3, rate, chain=True))
     expected = ipfast.score(problem.model, problem.train, problem.val, method=method).values
@@ -244,8 +252,9 @@ def test_the_route_and_its_reason(rate, members, device, name):
     assert choice.reason
 
 
-def test_the_cost_of_a_gather_decides(monkeypatch):
-    monkeypatch.setattr(ensemble, "SPARSE_COST", 81.0)
+@pytest.mark.parametrize("cost", ["SPARSE_COST", "GATHER_COST"])
+def test_the_cost_of_a_gather_decides(cost, monkeypatch):
+    monkeypatch.setattr(ensemble, cost, 101.0)
     assert ipfast.select_ensemble(rate=0.01, classes=10, width=512, members=5).name == "dense"
 
 

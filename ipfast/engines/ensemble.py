@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SPARSE_COST = 6.0
-"""κ: what a dropped weight costs on the CPU in units of what a product with a kept one costs."""
+SPARSE_COST = 3.5
+"""κ: what correcting for a dropped weight costs on the CPU, in units of a product with one weight (measured, as is γ)."""
+GATHER_COST = 40.0
+"""γ: what fetching a feature that some mask drops costs, in the same units; each is fetched once for all members."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,12 @@ def select_ensemble(
     """Choose how the logits of T dropout members are computed, and say why.
 
     "sparse" takes the dense product W h once and corrects it by the dropped entries of each member; "dense" takes a
-    product with every masked W_m. A correction costs κ times as much an entry as a product, so sparse is chosen where
-    1/T + rate·κ < 1.
+    product with every masked W_m. Sparse is chosen where a feature's corrections cost less than the products it saves:
+
+        κ·rate·C·T + γ·(1 − (1 − rate)^(C·T)) < (T − 1)·(C − 1)
+
+    the second term for the features that some member drops, which must be fetched. (With few classes nearly all the work is
+    in fetching; one class is the reference of the others and needs no product.)
 
     Args:
         rate: share of dropped weights. classes, width: of the head. members: T.
@@ -44,9 +50,11 @@ def select_ensemble(
     """
     if torch.device(device).type != "cpu":
         return EnsembleChoice("dense", "on a GPU products are cheaper than gathers")
-    cost = 1 / members + rate * SPARSE_COST
-    about = f"1/T + rate·κ = {cost:.3g} at T={members}, rate={rate:g}, κ={SPARSE_COST:g}, {classes}×{width}"
-    return EnsembleChoice("sparse", f"{about}: below 1") if cost < 1 else EnsembleChoice("dense", f"{about}: not below 1")
+    entries = classes * members
+    cost = SPARSE_COST * rate * entries + GATHER_COST * (1 - (1 - rate) ** entries)
+    saved = (members - 1) * max(classes - 1, 1)
+    about = f"{cost:.3g} for corrections, {saved} for the products they save, at T={members}, rate={rate:g}, {classes}×{width}"
+    return EnsembleChoice("sparse" if cost < saved else "dense", about)
 
 
 @dataclass(frozen=True)
