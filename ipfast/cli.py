@@ -72,7 +72,7 @@ def score(
     labels: Annotated[Path | None, typer.Option(help=".npy [N]: class indices, or targets [N, C].")] = None,
     train: Annotated[Path | None, typer.Option(help=".npz or .safetensors with both, features and labels.")] = None,
     val: Annotated[Path | None, typer.Option(help=".npz or .safetensors with trusted features and labels.")] = None,
-    method: Annotated[str, typer.Option(help="ip, self_tracin, or a control: loss, random.")] = "ip",
+    method: Annotated[str, typer.Option(help="ip, ip_ensemble, self_tracin, or a control: loss, random.")] = "ip",
     loss: Annotated[str, typer.Option(help="auto (cross_entropy), bce_with_logits or mse.")] = "auto",
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")] = None,
