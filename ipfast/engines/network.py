@@ -1,0 +1,178 @@
+"""A whole network as a function of its scored parameters: per-sample losses, and the gradient of a function of its outputs."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..checks import check_evaluation_mode
+from ..errors import InputError, InputTypeError
+from ..losses import Loss
+from .outputs import logits_of_output, moved
+
+Parameters = Mapping[str, Tensor]
+"""Name -> tensor. A model's other parameters and buffers keep the values it has."""
+SampleLoss = Callable[[Any, Any], Tensor]
+"""(model, batch) -> ℓ_i [B], with a batch as the data gives it."""
+
+
+class Network:
+    """ℓ_i as a function of the parameters of a model that is never changed.
+
+    All work is done on a copy of the module structure that shares the model's tensors: parameters, hooks, modes and attention
+    forms are exchanged there, so the caller's model stays what it is whatever happens.
+
+    Args:
+        where: the calling function, for messages.
+        model: an nn.Module, called with a tensor, a tuple of arguments or a dictionary of keyword arguments.
+        loss: of ipfast.losses, taken of the model's logits; or a callable (model, batch) -> [B].
+        params: "all"; "trainable", those that require gradients; or regular expressions searched for in parameter names.
+        check: refuse a model in train mode.
+
+    Attributes:
+        parameters: the scored ones, by name; tied ones once, under their first name.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        model: nn.Module,
+        loss: Loss | SampleLoss,
+        *,
+        params: str | Sequence[str] = "all",
+        check: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputTypeError(
+                f"{where}: expected model to be an nn.Module for params={params!r}; got {type(model).__name__}. "
+                "Leave params out to score its last layer."
+            )
+        if check:
+            check_evaluation_mode(where, model)
+        self.where, self.model, self.loss = where, model, loss
+        self.parameters: dict[str, Tensor] = {
+            name: model.get_parameter(name).detach() for name in scored_names(where, model, params)
+        }
+        self.structure = _shared_copy(model)
+        self.step = _SampleLosses(self.structure, loss)
+        self.device = next(iter(self.parameters.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the scores: float64 where every scored parameter is."""
+        kinds = {value.dtype for value in self.parameters.values()}
+        return torch.float64 if kinds == {torch.float64} else torch.float32
+
+    def losses(self, parameters: Parameters, inputs: Any, labels: Any) -> Tensor:
+        """ℓ_i [B] with these parameters and buffers in place of the model's own."""
+        named = {f"model.{name}": value for name, value in parameters.items()}
+        values: Tensor = functional_call(self.step, named, (inputs, labels))
+        return values
+
+    def logits(self, parameters: Parameters, inputs: Any) -> Tensor:
+        """What the model gives for a batch."""
+        arguments, keywords = call_arguments(inputs)
+        return logits_of_output(
+            self.where, self.structure, functional_call(self.structure, dict(parameters), arguments, keywords)
+        )
+
+    def place(self, batch: Any) -> Any:
+        """Inputs or labels, moved to where the model is."""
+        return moved(batch, self.device)
+
+
+class _SampleLosses(nn.Module):
+    """The loss as the output of a module, so that `functional_call` reaches the model inside a caller's own loss."""
+
+    def __init__(self, model: nn.Module, loss: Loss | SampleLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, inputs: Any, labels: Any) -> Tensor:
+        if isinstance(self.loss, Loss):
+            arguments, keywords = call_arguments(inputs)
+            z = logits_of_output("score", self.model, self.model(*arguments, **keywords))
+            return self.loss.value(z, labels)
+        batch = {**inputs, "labels": labels} if isinstance(inputs, Mapping) else (inputs, labels)
+        return self.loss(self.model, batch)
+
+
+def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments with which a model is called on a batch."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def scored_names(where: str, model: nn.Module, params: str | Sequence[str]) -> list[str]:
+    """Names of the scored parameters, in the model's order; tied ones have their first name."""
+    named = {name: value for name, value in model.named_parameters() if value.dtype.is_floating_point}
+    if params == "all":
+        names = list(named)
+    elif params == "trainable":
+        names = [name for name, value in named.items() if value.requires_grad]
+    elif isinstance(params, str) or not all(isinstance(pattern, str) for pattern in params):
+        raise InputTypeError(
+            f"{where}: expected params to be 'last', 'all', 'trainable' or a list of patterns of parameter names; got "
+            f"{params!r}. Put a single pattern into a list."
+        )
+    else:
+        tied = {name: first for first, value in named.items() for name, other in _every(model) if other is value}
+        for pattern in params:
+            try:
+                if not any(re.search(pattern, name) for name in tied):
+                    raise InputError(
+                        f"{where}: expected params to name parameters of the model; none of its {len(named)} matches "
+                        f"{pattern!r}. Names look like {', '.join(list(named)[:3])}."
+                    )
+            except re.error as error:
+                raise InputError(
+                    f"{where}: expected params to hold regular expressions; {pattern!r} is none ({error})."
+                ) from error
+        found = {tied[name] for name in tied if any(re.search(pattern, name) for pattern in params)}
+        names = [name for name in named if name in found]
+    if not names:
+        raise InputError(
+            f"{where}: expected params={params!r} to name at least one parameter; it names none of the model's {len(named)}. "
+            "Use 'all', or patterns of their names."
+        )
+    return names
+
+
+def _every(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return model.named_parameters(remove_duplicate=False)
+
+
+def _shared_copy(model: nn.Module) -> nn.Module:
+    """The module structure anew, around the same tensors; the model itself where it cannot be copied."""
+    memo: dict[int, Any] = {id(tensor): tensor for _, tensor in _every(model)}
+    memo |= {id(tensor): tensor for _, tensor in model.named_buffers(remove_duplicate=False)}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:  # whatever a module's attributes raise; functional_call alone restores them too
+        return model
+
+
+@contextmanager
+def forward_differentiable(module: nn.Module) -> Iterator[None]:
+    """Attention in forms that have a forward derivative: no fused inference path, no library kernels without one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    config = getattr(module, "config", None)
+    form = getattr(config, "_attn_implementation", None)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if isinstance(form, str) and form not in ("eager", "sdpa"):
+            config._attn_implementation = "sdpa"  # type: ignore[union-attr]
+        with torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        if isinstance(form, str) and config is not None:
+            config._attn_implementation = form

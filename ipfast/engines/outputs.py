@@ -1,0 +1,62 @@
+"""Batches on their way into a model, and the logits in what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor, tuple or mapping of tensors on `device`; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: moved(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(moved(item, device) for item in value)
+    return value
+
+
+def logits_in(output: Any) -> Tensor | None:
+    """The logits in what a model returns: a tensor, an object or mapping with `logits`, or a tuple that starts with them."""
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    output = getattr(output, "logits", output)
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def logits_of_output(where: str, model: nn.Module, output: Any) -> Tensor:
+    """The logits in what a model returns, or an error."""
+    z = logits_in(output)
+    if z is None:
+        raise InputError(
+            f"{where}: expected the model to return logits, an object with .logits, or a tuple that starts with them; "
+            f"{type(model).__name__} returned a {type(output).__name__}. Pass a loss (model, batch) -> [B] instead."
+        )
+    return z
+
+
+def samples(inputs: Any) -> int | None:
+    """B of a batch; None where nothing in it has rows."""
+    if isinstance(inputs, Tensor):
+        return len(inputs) if inputs.dim() else None
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
+    return next((rows for rows in map(samples, parts) if rows is not None), None)
+
+
+def rows_of(value: Any, rows: slice, count: int) -> Any:
+    """Some of the samples of a batch of `count`; what does not have `count` rows belongs to all of them."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.dim() and len(value) == count else value
+    if isinstance(value, Mapping):
+        return {key: rows_of(item, rows, count) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(rows_of(item, rows, count) for item in value)
+    return value
