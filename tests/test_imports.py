@@ -19,8 +19,9 @@ ALLOWED = {
     "ops": {"dispatch"},
     "losses": {"ops"},
     "layers": {"ops"},
+    "tangents": set(),
     "data": set(),
-    "engines": {"ops", "losses", "layers", "data"},  # data: an engine walks a Source in its own blocks
+    "engines": {"ops", "losses", "layers", "tangents", "data"},  # data: an engine walks a Source in its own blocks
     "points": {"ops", "losses", "data"},
     "impacts": {"ops", "losses", "data"},
     "curvature": {"ops", "losses", "engines", "data"},

@@ -19,6 +19,8 @@ from .outputs import logits_of_output, moved
 
 Parameters = Mapping[str, Tensor]
 """Name -> tensor. A model's other parameters and buffers keep the values it has."""
+IGNORED = -100
+"""Label of tokens that do not count where the loss names none, as in torch and Hugging Face."""
 SampleLoss = Callable[[Any, Any], Tensor]
 """(model, batch) -> ℓ_i [B], with a batch as the data gives it."""
 
@@ -34,6 +36,7 @@ class Network:
         model: an nn.Module, called with a tensor, a tuple of arguments or a dictionary of keyword arguments.
         loss: of ipfast.losses, taken of the model's logits; or a callable (model, batch) -> [B].
         params: "all"; "trainable", those that require gradients; or regular expressions searched for in parameter names.
+        tokens: ℓ_i of logits [B, T, C]: "mean" or "sum" over the tokens of a sequence that count.
         check: refuse a model in train mode.
 
     Attributes:
@@ -47,6 +50,7 @@ class Network:
         loss: Loss | SampleLoss,
         *,
         params: str | Sequence[str] = "all",
+        tokens: str = "mean",
         check: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -61,7 +65,7 @@ class Network:
             name: model.get_parameter(name).detach() for name in scored_names(where, model, params)
         }
         self.structure = _shared_copy(model)
-        self.step = _SampleLosses(self.structure, loss)
+        self.step = _SampleLosses(self.structure, loss, tokens)
         self.device = next(iter(self.parameters.values())).device
 
     @property
@@ -91,17 +95,36 @@ class Network:
 class _SampleLosses(nn.Module):
     """The loss as the output of a module, so that `functional_call` reaches the model inside a caller's own loss."""
 
-    def __init__(self, model: nn.Module, loss: Loss | SampleLoss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss | SampleLoss, tokens: str) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.tokens = model, loss, tokens
 
     def forward(self, inputs: Any, labels: Any) -> Tensor:
         if isinstance(self.loss, Loss):
             arguments, keywords = call_arguments(inputs)
             z = logits_of_output("score", self.model, self.model(*arguments, **keywords))
-            return self.loss.value(z, labels)
+            return sample_values(self.loss, z, labels, self.tokens)
         batch = {**inputs, "labels": labels} if isinstance(inputs, Mapping) else (inputs, labels)
         return self.loss(self.model, batch)
+
+
+def sample_values(loss: Loss, z: Tensor, labels: Tensor, tokens: str) -> Tensor:
+    """ℓ_i [B] of logits [B, C], or of [B, T, C] over the tokens that count."""
+    if z.dim() == 2:
+        return loss.value(z, labels)
+    counted = counted_tokens(loss, labels)
+    flat = labels.masked_fill(~counted.view(*counted.shape, *[1] * (labels.dim() - 2)), 0).flatten(0, 1)
+    values = loss.value(z.flatten(0, 1), flat).view(counted.shape)
+    total = torch.where(counted, values, 0).sum(dim=1)
+    return total / counted.sum(dim=1).clamp(min=1) if tokens == "mean" else total
+
+
+def counted_tokens(loss: Loss, labels: Tensor) -> Tensor:
+    """[B, T] bool: tokens whose label is not `ignore_index` of the loss, or −100 where it names none."""
+    if labels.dtype.is_floating_point:
+        return ~torch.isnan(labels.reshape(*labels.shape[:2], -1)).all(dim=2)
+    named = getattr(loss, "ignore_index", None)
+    return labels != (IGNORED if named is None else named)
 
 
 def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

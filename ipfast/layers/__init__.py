@@ -1,5 +1,1 @@
-"""What the engines know of a type of layer: how derivatives pass through it, and its part of a score."""
-
-from .tangents import TangentRules
-
-__all__ = ["TangentRules"]
+"""What the ghost engine knows of a type of layer: its part of a score, and of a gradient's norm."""

@@ -8,7 +8,7 @@ passes over memory. Rules are found by the function that is called, so they serv
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -29,6 +29,10 @@ def rule(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
     return register
 
 
+@overload
+def parts(value: Tensor) -> tuple[Tensor, Tensor | None]: ...
+@overload
+def parts(value: Tensor | None) -> tuple[Tensor | None, Tensor | None]: ...
 def parts(value: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """(x, ẋ); ẋ is None where x does not depend on the scored parameters."""
     if value is None:

@@ -1,0 +1,78 @@
+"""The explicit engine: per-sample gradients, materialised. What the others are measured against; never chosen by "auto"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .network import Network, Parameters, forward_differentiable
+from .outputs import rows_of, samples
+
+
+class ExplicitEngine:
+    """⟨q, ∇ℓ_i⟩ and ‖∇ℓ_i‖² from the gradients [B, P] of a batch.
+
+    Args:
+        network: the losses as a function of the scored parameters.
+        loop: one backward pass a sample, for networks that torch.func.vmap does not take; otherwise vmap(grad).
+    """
+
+    name = "explicit"
+
+    def __init__(self, network: Network, *, loop: bool = False) -> None:
+        self.network, self.loop = network, loop
+
+    def gradients(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> dict[str, Tensor]:
+        """∇ℓ_i by parameter name, each [B, *shape]."""
+        network, count = self.network, samples(inputs)
+        assert count is not None
+        theta = {**network.parameters, **(at or {})}
+        scored = {name: theta.pop(name) for name in network.parameters}
+        with forward_differentiable(network.structure):
+            if not self.loop:
+
+                def one(parameters: dict[str, Tensor], sample: Any, label: Any) -> Tensor:
+                    loss: Tensor = network.losses({**theta, **parameters}, _batch_of_one(sample), _batch_of_one(label))[0]
+                    return loss
+
+                dims = (None, *_sample_dims((inputs, labels), count))
+                made: dict[str, Tensor] = torch.func.vmap(torch.func.grad(one), in_dims=dims)(scored, inputs, labels)
+                return made
+            leaves = {name: value.clone().requires_grad_() for name, value in scored.items()}
+            rows = []
+            for row in range(count):
+                sample = slice(row, row + 1)
+                loss = network.losses({**theta, **leaves}, rows_of(inputs, sample, count), rows_of(labels, sample, count))
+                rows.append(torch.autograd.grad(loss.sum(), list(leaves.values()), materialize_grads=True))
+        return {name: torch.stack(column) for name, column in zip(leaves, zip(*rows, strict=True), strict=True)}
+
+    def dot(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], *, at: Parameters | None = None) -> Tensor:
+        """Scores [B, Q] of a batch; arguments as those of ForwardEngine.dot."""
+        gradients = self.gradients(inputs, labels, at=at)
+        parts = [gradients[name].flatten(1) @ q.to(gradients[name]).flatten(1).T for name, q in queries.items()]
+        return torch.stack(parts).sum(dim=0)
+
+    def norm_sq(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> Tensor:
+        """‖∇ℓ_i‖² [B]"""
+        gradients = self.gradients(inputs, labels, at=at)
+        return torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients.values()]).sum(dim=0)
+
+
+def _batch_of_one(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value[None]
+    if isinstance(value, dict):
+        return {key: _batch_of_one(item) for key, item in value.items()}
+    return tuple(map(_batch_of_one, value)) if isinstance(value, tuple) else value
+
+
+def _sample_dims(value: Any, count: int) -> Any:
+    """in_dims of vmap: the first dimension of every tensor of `count` rows."""
+    if isinstance(value, Tensor):
+        return 0 if value.dim() and len(value) == count else None
+    if isinstance(value, dict):
+        return {key: _sample_dims(item, count) for key, item in value.items()}
+    return tuple(_sample_dims(item, count) for item in value) if isinstance(value, tuple) else None

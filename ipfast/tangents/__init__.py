@@ -1,0 +1,17 @@
+"""Forward-mode rules for the functions that networks spend their time in, one file a family."""
+
+from . import activations, attention, convolution, embedding, linear, normalization
+from .base import RULES, TangentRules, dual, parts
+
+__all__ = [
+    "RULES",
+    "TangentRules",
+    "activations",
+    "attention",
+    "convolution",
+    "dual",
+    "embedding",
+    "linear",
+    "normalization",
+    "parts",
+]
