@@ -15,7 +15,7 @@ from torch.func import functional_call
 from ..checks import check_evaluation_mode
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
-from .outputs import logits_of_output, moved
+from .outputs import logits_of_output, moved, rows_of, samples
 
 Parameters = Mapping[str, Tensor]
 """Name -> tensor. A model's other parameters and buffers keep the values it has."""
@@ -60,12 +60,13 @@ class Network:
             )
         if check:
             check_evaluation_mode(where, model)
-        self.where, self.model, self.loss = where, model, loss
+        self.where, self.model, self.loss, self.tokens = where, model, loss, tokens
         self.parameters: dict[str, Tensor] = {
             name: model.get_parameter(name).detach() for name in scored_names(where, model, params)
         }
         self.structure = _shared_copy(model)
-        self.step = _SampleLosses(self.structure, loss, tokens)
+        self.step = SampleLosses(self.structure, loss, tokens)
+        self._outputs: tuple[int, ...] | None = None  # shape of a sample's logits
         self.device = next(iter(self.parameters.values())).device
 
     @property
@@ -87,12 +88,69 @@ class Network:
             self.where, self.structure, functional_call(self.structure, dict(parameters), arguments, keywords)
         )
 
+    def prepare(self, where: str, inputs: Any, labels: Any, count: int, *, loss: Loss | SampleLoss | None = None) -> Any:
+        """Checked labels of a batch, as the loss takes them, where the model is."""
+        loss = self.loss if loss is None else loss
+        if not isinstance(loss, Loss):
+            return self.place(labels)
+        if self._outputs is None:
+            with torch.no_grad():
+                self._outputs = tuple(self.logits({}, rows_of(inputs, slice(0, 1), count)).shape[1:])
+        y = labels if isinstance(labels, Tensor) else torch.as_tensor(labels)
+        if len(self._outputs) < 2:
+            return self.place(loss.prepare(where, y, count, *(self._outputs or (1,))))
+        if y.dim() < 2 or len(y) != count:
+            raise InputError(
+                f"{where}: expected labels of shape [{count}, T] for a model that gives logits for each token; got "
+                f"{list(y.shape)}."
+            )
+        counted = counted_tokens(loss, y)
+        gone = ~counted.view(*counted.shape, *[1] * (y.dim() - 2))
+        ready = loss.prepare(where, y.masked_fill(gone, 0).flatten(0, 1), counted.numel(), self._outputs[-1])
+        ready = ready.view(*counted.shape, *ready.shape[1:])
+        return self.place(ready.masked_fill(gone, torch.nan if ready.dtype.is_floating_point else ignored_label(loss)))
+
+    def activation_bytes(self, inputs: Any) -> int:
+        """Memory of what the layers give for one sample, derivatives and stored inputs counted."""
+        count = samples(inputs) or 1
+        seen = [1]
+
+        def add(_module: nn.Module, _arguments: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                seen[0] += output.numel() * output.element_size()
+
+        handles = [m.register_forward_hook(add) for m in self.structure.modules() if not list(m.children())]
+        try:
+            with torch.no_grad():
+                arguments, keywords = call_arguments(rows_of(inputs, slice(0, 1), count))
+                self.structure(*arguments, **keywords)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return 4 * seen[0]
+
+    def every(self) -> dict[str, Tensor]:
+        """All floating-point parameters of the model, scored or not; tied ones once."""
+        return {name: value.detach() for name, value in self.model.named_parameters() if value.dtype.is_floating_point}
+
+    def state(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of the model, where the model is."""
+        own = self.model.state_dict()
+        wrong = [name for name in values if name not in own] + [name for name in own if name not in values]
+        wrong += [name for name in values if name in own and values[name].shape != own[name].shape]
+        if wrong:
+            raise InputError(
+                f"{self.where}: expected states to be state dicts of the whole model; one does not fit at {wrong[0]!r}. Save "
+                "model.state_dict() of the model that is scored."
+            )
+        return {name: value.to(own[name].device, own[name].dtype) for name, value in values.items()}
+
     def place(self, batch: Any) -> Any:
         """Inputs or labels, moved to where the model is."""
         return moved(batch, self.device)
 
 
-class _SampleLosses(nn.Module):
+class SampleLosses(nn.Module):
     """The loss as the output of a module, so that `functional_call` reaches the model inside a caller's own loss."""
 
     def __init__(self, model: nn.Module, loss: Loss | SampleLoss, tokens: str) -> None:
@@ -123,8 +181,13 @@ def counted_tokens(loss: Loss, labels: Tensor) -> Tensor:
     """[B, T] bool: tokens whose label is not `ignore_index` of the loss, or −100 where it names none."""
     if labels.dtype.is_floating_point:
         return ~torch.isnan(labels.reshape(*labels.shape[:2], -1)).all(dim=2)
-    named = getattr(loss, "ignore_index", None)
-    return labels != (IGNORED if named is None else named)
+    return labels != ignored_label(loss)
+
+
+def ignored_label(loss: Loss) -> int:
+    """The label of tokens that do not count."""
+    named: int | None = getattr(loss, "ignore_index", None)
+    return IGNORED if named is None else named
 
 
 def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

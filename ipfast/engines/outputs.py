@@ -51,7 +51,7 @@ def samples(inputs: Any) -> int | None:
     return next((rows for rows in map(samples, parts) if rows is not None), None)
 
 
-def rows_of(value: Any, rows: slice, count: int) -> Any:
+def rows_of(value: Any, rows: slice | Tensor, count: int) -> Any:
     """Some of the samples of a batch of `count`; what does not have `count` rows belongs to all of them."""
     if isinstance(value, Tensor):
         return value[rows] if value.dim() and len(value) == count else value

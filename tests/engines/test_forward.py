@@ -1,0 +1,149 @@
+"""The forward and the explicit engine against autograd, one sample at a time, in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from ipfast.engines.explicit import ExplicitEngine
+from ipfast.engines.forward import ForwardEngine
+from ipfast.engines.network import Network
+from ipfast.errors import InputError, InputTypeError, UnavailableError
+from ipfast.losses import CrossEntropy
+from tests.networks import PROBLEMS, assert_unchanged, gradient_loop, images, products, snapshot, texts
+from tests.tolerances import BATCH_RELATIVE, FLOAT64_RELATIVE, assert_relative, assert_within_rule
+
+ENGINES = {
+    "forward": ForwardEngine,
+    "vmap": ExplicitEngine,
+    "loop": lambda network: ExplicitEngine(network, loop=True),
+}
+
+
+def queries(network, count=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(count, *value.shape, generator=generator, dtype=torch.float64).to(value)
+        for name, value in network.parameters.items()
+    }
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("params", ["all", ["norm", "weight$"], ["encoder|grouped"], ["twice|fc"]])
+def test_scores_are_inner_products_of_autograd_gradients(problem, engine, params):
+    model, x, y = PROBLEMS[problem](5)
+    network = Network("test", model, CrossEntropy(), params=params)
+    q = queries(network)
+    before = snapshot(model)
+    got = ENGINES[engine](network).dot(x, y, q)
+    assert_unchanged(model, before)
+    assert_relative(got, products(gradient_loop(model, x, y), q), FLOAT64_RELATIVE)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_explicit_norms_are_those_of_autograd(problem):
+    model, x, y = PROBLEMS[problem](4)
+    truth = sum(g.flatten(1).square().sum(dim=1) for g in gradient_loop(model, x, y).values())
+    assert_relative(ExplicitEngine(Network("test", model, CrossEntropy())).norm_sq(x, y), truth, FLOAT64_RELATIVE)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_single_precision_is_as_good_as_plain_torch(problem):
+    model, x, y = PROBLEMS[problem](6)
+    network = Network("test", model, CrossEntropy())
+    q = queries(network)
+    truth = products(gradient_loop(model, x, y), q)
+    magnitude = products({k: v.abs() for k, v in gradient_loop(model, x, y).items()}, {k: v.abs() for k, v in q.items()})
+    model.float()
+    x32 = x.float() if x.dtype == torch.float64 else x
+    single = Network("test", model, CrossEntropy())
+    q32 = {name: value.float() for name, value in q.items()}
+    plain = products(gradient_loop(model, x32, y), q32)
+    eps = torch.finfo(torch.float32).eps
+    got = ForwardEngine(single).dot(x32, y, q32)
+    for column in range(got.shape[1]):
+        assert_within_rule(got[:, column], truth[:, column], plain[:, column], magnitude[:, column], eps)
+
+
+def test_scores_do_not_depend_on_the_batch():
+    model, x, y = images(64)
+    network = Network("test", model, CrossEntropy())
+    q, engine = queries(network), ForwardEngine(network)
+    whole = engine.dot(x, y, q)
+    for size in (1, 7):
+        parts = [engine.dot(x[i : i + size], y[i : i + size], q) for i in range(0, 64, size)]
+        assert_relative(torch.cat(parts), whole, BATCH_RELATIVE)
+
+
+def test_other_parameters_and_buffers_take_the_place_of_the_models_own():
+    model, x, y = images(4)
+    network = Network("test", model, CrossEntropy())
+    q = queries(network)
+    other, _, _ = images(1, seed=3)
+    truth = products(gradient_loop(other, x, y), q)
+    got = ForwardEngine(network).dot(x, y, q, at=network.state(other.state_dict()))
+    assert_relative(got, truth, FLOAT64_RELATIVE)
+
+
+def test_a_loss_of_the_callers_own_sees_model_and_batch():
+    model, x, y = images(4)
+    network = Network("test", model, lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1], reduction="none"))
+    q = queries(network)
+    assert_relative(ForwardEngine(network).dot(x, y, q), products(gradient_loop(model, x, y), q), FLOAT64_RELATIVE)
+
+
+def test_the_model_is_what_it_was_after_an_error_and_an_interrupt():
+    model, x, y = texts(3)
+    before = snapshot(model)
+    for error in (ValueError, KeyboardInterrupt):
+
+        def loss(net, batch, error=error):
+            net(batch[0])
+            raise error
+
+        network = Network("test", model, loss)
+        with pytest.raises(error):
+            ForwardEngine(network).dot(x, y, queries(network))
+        assert_unchanged(model, before)
+
+
+class _NoDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def test_a_function_without_a_forward_derivative_is_named():
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return _NoDerivative.apply(super().forward(x))
+
+    network = Network("test", Odd(3, 2).eval(), CrossEntropy())
+    with pytest.raises(UnavailableError, match="ghost"):
+        ForwardEngine(network).dot(torch.randn(2, 3), torch.tensor([0, 1]), queries(network))
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "words"),
+    [
+        (["nothing"], InputError, "none of its"),
+        ("stem", InputTypeError, "list"),
+        (["("], InputError, "regular"),
+        ([], InputError, "at least one"),
+    ],
+)
+def test_params_that_name_nothing_are_refused(params, error, words):
+    model, _, _ = images(1)
+    with pytest.raises(error, match=words):
+        Network("test", model, CrossEntropy(), params=params)
+
+
+def test_trainable_parameters_are_those_that_require_gradients():
+    model, _, _ = images(1)
+    model.requires_grad_(False)
+    model.fc.requires_grad_(True)
+    assert set(Network("test", model, CrossEntropy(), params="trainable").parameters) == {"fc.weight", "fc.bias"}
