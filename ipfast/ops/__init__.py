@@ -8,7 +8,8 @@ from ._head import BLOCK_ROWS
 from .dropout_mask import dropout_mask
 from .head_dot import head_dot
 from .head_norm import head_norm
+from .token_norm import token_norm
 
 CONTRACT_VERSION = 1
 
-__all__ = ["BLOCK_ROWS", "CONTRACT_VERSION", "dropout_mask", "head_dot", "head_norm"]
+__all__ = ["BLOCK_ROWS", "CONTRACT_VERSION", "dropout_mask", "head_dot", "head_norm", "token_norm"]

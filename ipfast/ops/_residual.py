@@ -41,7 +41,7 @@ class Residual:
     output_weight: Tensor | None = None
     ignored: Tensor | None = None
 
-    def rows(self, rows: slice) -> Residual:
+    def rows(self, rows: slice | Tensor) -> Residual:
         """The same for some of the rows."""
 
         def cut(value: Tensor | None) -> Tensor | None:
