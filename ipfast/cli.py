@@ -68,8 +68,10 @@ def _pair(where: str, train: Path | None, features: Path | None, labels: Path | 
 @app.command()
 def score(
     head: Annotated[Path, typer.Option(help=".safetensors or .npz with weight [C, d] and bias [C].")],
-    features: Annotated[Path | None, typer.Option(help=".npy [N, d]: inputs of the last linear layer; memory-mapped.")] = None,
-    labels: Annotated[Path | None, typer.Option(help=".npy [N]: class indices, or targets [N, C].")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help=".npy [N, d], of tokens [N, T, d]: inputs of the head; memory-mapped.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help=".npy [N], of tokens [N, T]: class indices; or targets [..., C].")] = None,
     train: Annotated[Path | None, typer.Option(help=".npz or .safetensors with both, features and labels.")] = None,
     val: Annotated[Path | None, typer.Option(help=".npz or .safetensors with trusted features and labels.")] = None,
     method: Annotated[str, typer.Option(help="ip, ip_ensemble, self_tracin, or a control: loss, random.")] = "ip",
@@ -77,6 +79,7 @@ def score(
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")] = None,
     out: Annotated[Path | None, typer.Option(help=".npy, .parquet, .csv, or .safetensors for everything.")] = None,
+    tokens: Annotated[str, typer.Option(help="Of token data: mean or sum over a sequence, or each token.")] = "mean",
     rows: Annotated[int, typer.Option(min=0, help="How many of the lowest scores to print.")] = 10,
     progress: Annotated[bool, typer.Option(help="Show a progress bar on runs over a second.")] = True,
 ) -> None:
@@ -85,14 +88,15 @@ def score(
     Example: ipfast score --features H.npy --labels y.npy --head head.safetensors --val val.npz --out scores.npy
     """
     data = _pair("score", train, features, labels)
-    result = ipfast.score(head, data, val, method=method, loss=loss, backend=backend, device=device, progress=progress, out=out)
+    options: dict[str, Any] = {"backend": backend, "device": device, "progress": progress, "out": out}
+    result = ipfast.score(head, data, val, method=method, loss=loss, tokens=tokens, **options)
     _summary(result, rows)
     if out is not None:
         typer.echo(f"Scores written to {out}")
 
 
 def _summary(scores: ipfast.Scores, rows: int) -> None:
-    values = scores.values
+    values = scores.values if scores.counted is None else scores.values[scores.counted]
     quantiles = np.quantile(values.double().numpy(), [0.05, 0.5, 0.95])
     typer.echo(
         f"{len(scores)} samples, method {scores.method}, engine {scores.engine}, backend {scores.backend}"
@@ -102,12 +106,26 @@ def _summary(scores: ipfast.Scores, rows: int) -> None:
         f"{int((values < 0).sum())} negative; minimum {float(values.min()):.4g}, 5 % {quantiles[0]:.4g}, "
         f"median {quantiles[1]:.4g}, 95 % {quantiles[2]:.4g}, maximum {float(values.max()):.4g}"
     )
+    if scores.counted is not None:
+        _lowest_tokens(scores, rows)
+        return
     count = min(rows, len(scores))
     if count:
         typer.echo(f"The {count} lowest (most detrimental first):")
         typer.echo(f"{'row':>12}  {'score':>12}")
         for row in scores.lowest(count).tolist():
             typer.echo(f"{row:>12}  {float(values[row]):>12.5g}")
+
+
+def _lowest_tokens(scores: ipfast.Scores, rows: int) -> None:
+    assert scores.counted is not None
+    values, (sequence, token) = scores.values[scores.counted], scores.counted.nonzero(as_tuple=True)
+    lowest = values.argsort(stable=True)[:rows].tolist()
+    if lowest:
+        typer.echo(f"The {len(lowest)} lowest tokens (most detrimental first):")
+        typer.echo(f"{'row':>12}  {'token':>8}  {'score':>12}")
+    for place in lowest:
+        typer.echo(f"{int(sequence[place]):>12}  {int(token[place]):>8}  {float(values[place]):>12.5g}")
 
 
 @app.command()

@@ -12,12 +12,46 @@ from torch import Tensor
 
 from . import ops
 from .data import Source
-from .engines import EnsembleChoice, HeadEngine, LastLayer, Member, Stack, select_ensemble
+from .engines import EnsembleChoice, HeadEngine, Labels, LastLayer, Member, Stack, TokenLabels, select_ensemble
 from .errors import InputError
 from .impacts import Impact
 from .methods import Method
 from .points import Mask, Point
 from .terms import Dot, LossDeviation, Quadratic, Term
+
+VALIDATION_LOGITS = 1 << 24
+"""Logits of validation tokens that are held at once."""
+
+
+@dataclass(frozen=True)
+class ValidationRows:
+    """Rows of V: samples, or the counted tokens of sequences.
+
+    Attributes:
+        start: number of the first row, of tokens that of the first sequence of their block.
+        features, labels: [B, d] and [B] or [B, C].
+        query: of each row [B] or of all.
+        tokens: which tokens the rows are; None: they are samples.
+        shares: weight of each token in the loss of its sequence [B]. opens: whether it is the first of its sequence [B].
+        empty: how many sequences without a counted token came up.
+    """
+
+    start: int
+    features: Tensor
+    labels: Tensor
+    query: Tensor | int
+    tokens: TokenLabels | None = None
+    shares: Tensor | None = None
+    opens: Tensor | None = None
+    empty: int = 0
+
+    def weighted(self, each: Tensor) -> Tensor:
+        """Values or cotangents of the rows, each times its share."""
+        return each if self.shares is None else each * self.shares.to(each.dtype).view(-1, *[1] * (each.dim() - 1))
+
+    def samples(self, rows: Any) -> int:
+        """How many samples some of the rows are: of tokens the sequences that begin there."""
+        return len(self.labels[rows]) if self.opens is None else int(self.opens[rows].sum())
 
 
 @dataclass(frozen=True)
@@ -38,20 +72,47 @@ class Validation:
     def queries(self) -> int:
         return 1 if self.names is None else len(self.names)
 
-    def blocks(self, engine: HeadEngine) -> Iterator[tuple[int, Tensor, Tensor, Tensor | int]]:
-        """(first row, features [B, d], labels, query of each row [B] or of all) in contiguous blocks of BLOCK_ROWS."""
+    def blocks(self, engine: HeadEngine) -> Iterator[ValidationRows]:
+        """All of V in contiguous blocks of BLOCK_ROWS, or of token_rows(C) tokens."""
         for index, source in enumerate(self.sources):
             for start, block, labels in engine.blocks("val", source):
+                if isinstance(labels, TokenLabels):
+                    yield from self._tokens(engine, start, block, labels, index)
+                    continue
                 for first in range(0, len(block), ops.BLOCK_ROWS):
                     # Contiguous, since a library product of other strides may round otherwise.
                     h, y = block[first : first + ops.BLOCK_ROWS].contiguous(), labels[first : first + ops.BLOCK_ROWS]
                     row = start + first
-                    if self.groups is not None and row + len(h) > len(self.groups):
-                        raise InputError(
-                            f"{engine.where}: expected val_groups to hold one group for each sample of val; got "
-                            f"{len(self.groups)}."
-                        )
-                    yield row, h, y, index if self.groups is None else self.groups[row : row + len(h)].to(h.device)
+                    self._require_groups(engine, row + len(h))
+                    yield ValidationRows(
+                        row, h, y, index if self.groups is None else self.groups[row : row + len(h)].to(h.device)
+                    )
+
+    def _tokens(
+        self, engine: HeadEngine, start: int, block: Tensor, labels: TokenLabels, index: int
+    ) -> Iterator[ValidationRows]:
+        """The rows of a block of sequences; at least one, which may be empty, since it carries the count of the empty ones."""
+        self._require_groups(engine, start + len(labels.counts))
+        queries = None if self.groups is None else self.groups[start : start + len(labels.counts)].to(block.device)
+        shares, empty = labels.shares(), int((labels.counts == 0).sum())
+        opens = labels.sequence.diff(prepend=labels.sequence.new_tensor([-1])) != 0
+        size = token_rows(engine.last.outputs)
+        for first in range(0, max(len(block), 1), size):
+            rows = slice(first, first + size)
+            part, h = labels.cut(rows), block[rows].contiguous()
+            query = index if queries is None else queries[part.sequence]
+            yield ValidationRows(start, h, part.labels, query, part, shares[rows], opens[rows], 0 if first else empty)
+
+    def _require_groups(self, engine: HeadEngine, rows: int) -> None:
+        if self.groups is not None and rows > len(self.groups):
+            raise InputError(
+                f"{engine.where}: expected val_groups to hold one group for each sample of val; got {len(self.groups)}."
+            )
+
+
+def token_rows(classes: int) -> int:
+    """Tokens of V at once: BLOCK_ROWS, and fewer where C is a vocabulary, since their logits are held in float64."""
+    return max(64, min(ops.BLOCK_ROWS, VALIDATION_LOGITS // classes))
 
 
 @dataclass
@@ -161,15 +222,19 @@ class QueryMaker:
         assert self.validation is not None
         total = torch.zeros(len(group.members), self.validation.queries, dtype=torch.float64)
         counts = torch.zeros(self.validation.queries, dtype=torch.int64)
-        for row, h, y, query in self.validation.blocks(group.engine):
+        empty = 0
+        for block in self.validation.blocks(group.engine):
+            h, y = block.features, block.labels
             for t, member in enumerate(group.members):
                 values = group.engine.loss_values(h, y, at=(member.dense(), member.bias))
-                group.engine.require_finite("val", row, h, values)
-                for q, rows in _cut(query):
-                    total[t, q] += float(values[rows].double().sum())
-            for q, rows in _cut(query):
-                counts[q] += len(y[rows])
-        self._about(counts, [])
+                group.engine.require_finite("val", block.start, h, values, block.tokens)
+                values = block.weighted(values.double())
+                for q, rows in _cut(block.query):
+                    total[t, q] += float(values[rows].sum())
+            for q, rows in _cut(block.query):
+                counts[q] += block.samples(rows)
+            empty += block.empty
+        self._about(counts, [], empty, of_tokens=bool(group.engine.of_tokens.get("val")))
         return total / counts
 
     def _gradients(self, group: Group) -> list[tuple[Tensor, Tensor]]:
@@ -193,13 +258,15 @@ class QueryMaker:
             total[t][q] = part if before is None else before.add_(part)
             bias_total[t][q] = bias_part if bias_before is None else bias_before.add_(bias_part)
 
-        for row, h, y, query in self.validation.blocks(engine):
+        empty = 0
+        for block in self.validation.blocks(engine):
+            h, y = block.features, block.labels
             dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
-            cut = _cut(query)
+            cut = _cut(block.query)
             for t, (weight, member) in enumerate(zip(weights, group.members, strict=True)):
                 z = engine.logits(h, at=(weight, member.bias))
-                engine.require_finite("val", row, h, z.sum(dim=1))
-                cotangent = impact.cotangent(z.double(), y, engine.loss) if impact.additive else None
+                engine.require_finite("val", block.start, h, z.sum(dim=1), block.tokens)
+                cotangent = block.weighted(impact.cotangent(z.double(), y, engine.loss)) if impact.additive else None
                 for q, rows in cut:
                     if cotangent is not None:
                         add(t, q, h[rows], cotangent[rows])
@@ -207,11 +274,13 @@ class QueryMaker:
                         # f needs all logits before any cotangent is known; V is small beside the training set, so it stays.
                         kept.setdefault((t, q), []).append((h[rows].clone(), y[rows].clone(), z[rows].double()))
             for q, rows in cut:
-                rows_seen[q] += len(y[rows])
+                rows_seen[q] += block.samples(rows)
                 if y.dtype == torch.int64 and y.dim() == 1:
                     labels = y[rows]
                     class_counts[q] += torch.bincount(labels[labels >= 0], minlength=outputs)[:outputs].cpu()
-        self._about(rows_seen, class_counts.tolist() if engine.loss.form == "cross_entropy" else [])
+            empty += block.empty
+        counted = class_counts.tolist() if engine.loss.form == "cross_entropy" else []
+        self._about(rows_seen, counted, empty, of_tokens=bool(engine.of_tokens.get("val")))
         for (t, q), blocks in kept.items():
             every_z, every_y = torch.cat([z for _, _, z in blocks]), torch.cat([y for _, y, _ in blocks])
             cotangents = torch.split(impact.cotangent(every_z, every_y, engine.loss), [len(h) for h, _, _ in blocks])
@@ -244,16 +313,24 @@ class QueryMaker:
         self.stats["query_norm"] = norms[0] if len(norms) == 1 else norms
         return made
 
-    def _about(self, counts: Tensor, class_counts: list[list[int]]) -> None:
+    def _about(self, counts: Tensor, class_counts: list[list[int]], empty: int, *, of_tokens: bool) -> None:
         assert self.validation is not None
         if not bool((counts > 0).all()):
+            if of_tokens:
+                raise InputError(
+                    "query: expected a token that counts in val, for each query; all labels are the ignored one. Pass "
+                    "validation sequences with labels."
+                )
             raise InputError("query: expected at least one sample in val; it is empty.")
         one = self.validation.names is None
-        if self.validation.groups is not None and int(counts.sum()) != len(self.validation.groups):
+        samples = int(counts.sum()) + empty
+        if self.validation.groups is not None and samples != len(self.validation.groups):
             raise InputError(
-                f"query: expected val_groups to hold one group for each of the {int(counts.sum())} samples of val; got "
+                f"query: expected val_groups to hold one group for each of the {samples} samples of val; got "
                 f"{len(self.validation.groups)}."
             )
+        if of_tokens:
+            self.stats["val_empty_sequences"] = empty
         self.stats["M"] = int(counts[0]) if one else counts.tolist()
         if class_counts:
             self.stats["val_class_counts"] = class_counts[0] if one else class_counts
@@ -303,8 +380,9 @@ class GroupScorer:
         """How many scores a row of features gives."""
         return len(self.members) * (1 if self.stack is None else self.stack.queries)
 
-    def __call__(self, h: Tensor, y: Tensor) -> Tensor:
-        """[B, T, Q]. Self-influence and loss are negated: positive is beneficial in every method."""
+    def __call__(self, h: Tensor, y: Labels) -> Tensor:
+        """[B, T, Q], of token data a row for each sequence or token. Self-influence and loss are negated: positive is
+        beneficial in every method."""
         engine = self.engine
         if self.stack is not None:
             return self.stack.scores(h, lambda *query, **options: engine.dot(h, y, *query, **options))

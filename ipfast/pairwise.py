@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .engines import Labels
 from .errors import InputError
 from .groups import Group, Validation
 from .methods import Control, Method
@@ -28,18 +29,25 @@ class Pairwise:
         self.heads = [(member.dense(), member.bias) for member in group.members]
         features: list[Tensor] = []
         residuals: list[list[Tensor]] = [[] for _ in self.heads]
-        for row, h, y, _ in validation.blocks(engine):
+        for block in validation.blocks(engine):
+            h, y = block.features, block.labels
+            if block.tokens is not None:
+                raise InputError(
+                    f"{engine.where}: expected aggregate=False with one row of features a sample; got token data, whose pairs "
+                    "are not there yet. Pass val_groups=range(M) instead: each sequence is a query of its own."
+                )
             features.append(h.clone())
             for found, head in zip(residuals, self.heads, strict=True):
                 z = engine.logits(h, at=head)
-                engine.require_finite("val", row, h, z)
+                engine.require_finite("val", block.start, h, z)
                 found.append(engine.loss.residual(z, y))
         if not features:
             raise InputError("score: expected at least one sample in val; it is empty.")
         self.features, self.residuals = torch.cat(features), [torch.cat(found) for found in residuals]
 
-    def __call__(self, h: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, h: Tensor, y: Labels) -> Tensor:
         """[B, M] in the dtype of the computation."""
+        assert isinstance(y, Tensor)
         dtype = self.residuals[0].dtype
         products = h.to(dtype) @ self.features.to(dtype).T
         if self.engine.include_bias:

@@ -20,7 +20,7 @@ from . import dispatch
 from .checks import existing_file, positive_integer, usable_device
 from .data import Source, open_source
 from .data.writers import check_output, written_whole
-from .engines import HeadEngine, find_last_layer
+from .engines import TOKENS, HeadEngine, find_last_layer
 from .errors import InputError
 from .groups import QueryMaker, Validation, groups
 from .impacts import Impact, get_impact
@@ -47,6 +47,7 @@ class Query:
         stats: the query's norm, M, class counts, seconds.
         combine: how the scores at the points become one: "mean", "zscore" or "rank".
         queries: names of several queries, whose scores are [N, Q]; None for a single one.
+        tokens: what a sample of token data is, "mean", "sum" or "each"; None: the query is of samples, not of token data.
     """
 
     terms: tuple[Term, ...]
@@ -57,6 +58,7 @@ class Query:
     stats: Mapping[str, Any] = field(default_factory=dict)
     combine: str = "mean"
     queries: tuple[str, ...] | None = None
+    tokens: str | None = "mean"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a .safetensors file. Masks go by name, seed, member and rate, checkpoint files by path and hash."""
@@ -90,6 +92,7 @@ class Query:
             "terms": json.dumps([_described(term) for term in self.terms]),
             "combine": self.combine,
             "queries": json.dumps(self.queries),
+            "tokens": json.dumps(self.tokens),
             "stats": json.dumps(dict(self.stats)),
         }
         with written_whole(file) as beside:
@@ -116,7 +119,8 @@ class Query:
             # A stored query is complete in its terms; of a method that is no row of the table only the name is left to know.
             method = METHODS.get(where, name) if name in METHODS else Method(name=name)
             queries = None if names is None else tuple(names)
-            return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries)
+            tokens = json.loads(about.get("tokens", "null"))
+            return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries, tokens)
         except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
             raise InputError(
                 f"{where}: expected a file written by Query.save; {str(file)!r} cannot be read ({error})."
@@ -169,11 +173,12 @@ def query(
     device: str | torch.device | None = None,
     train: Any = None,
     val_groups: Any = None,
+    tokens: str = "mean",
 ) -> Query:
     """Make the query of a method: for "ip" the gradient G = (1/M) Σ_v ∇ℓ_v of the validation loss at the last layer.
 
     Args:
-        model, val, val_groups, method, loss, impact, params, head, include_bias, check, batch_size, device: as in
+        model, val, val_groups, method, loss, impact, params, head, include_bias, check, batch_size, device, tokens: as in
             `ipfast.score`.
         backend: accepted so that the options of `score` can be passed on; the query itself is computed by torch.
         train: used only to find the head by running the model when there is no `val`.
@@ -194,6 +199,7 @@ def query(
     where = "query"
     chosen = get_method(where, method)
     check_choice(where, "params", params, ("last",))
+    check_choice(where, "tokens", tokens, TOKENS)
     check_choice(where, "backend", backend, dispatch.BACKENDS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     loss = known_loss(where, loss)
@@ -201,6 +207,7 @@ def query(
     require_val(where, chosen, val, target_impact)
     target = usable_device(where, device)
     validation = open_validation(where, val, val_groups, batch_size=size)
+    require_one_query(where, tokens, None if validation is None else validation.names)
     finder = None if validation is None else validation.sources[0]
     if finder is None and train is not None:
         finder = open_source(where, "train", train, batch_size=size)
@@ -215,6 +222,7 @@ def query(
         include_bias=include_bias,
         batch_size=size,
         device=target,
+        tokens=tokens,
     )
     for source in () if validation is None else validation.sources:
         engine.check("val", source)
@@ -257,11 +265,21 @@ def require_val(where: str, method: Method | Control, val: Any, impact: Impact) 
         )
 
 
+def require_one_query(where: str, tokens: str, names: tuple[str, ...] | None) -> None:
+    """Refuse scores of tokens for several queries, before any work."""
+    if tokens == "each" and names is not None:
+        raise InputError(
+            f"{where}: expected a single query with tokens='each', whose scores are [N, T]; got {len(names)} queries. Score "
+            "them one at a time, or use tokens='mean'."
+        )
+
+
 def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, validation: Validation | None) -> Query:
     """The query of a method at the points it names."""
     names = None if validation is None else validation.names
     if not isinstance(method, Method):
-        return Query((), method, engine.loss, engine.last.name, engine.include_bias, {}, queries=names)
+        about = (engine.loss, engine.last.name, engine.include_bias)
+        return Query((), method, *about, {}, queries=names, tokens=engine.tokens)
     maker = QueryMaker(method, impact, validation)
     terms: list[Term] = []
     for group in groups(engine, method.points.points(trainable(engine))):
@@ -275,6 +293,7 @@ def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, va
         maker.stats,
         combine=method.points.combine,
         queries=names,
+        tokens=engine.tokens if validation is None or engine.of_tokens["val"] else None,
     )
 
 

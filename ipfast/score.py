@@ -19,7 +19,7 @@ from .combine import combined, deviations, weighted_sum
 from .data import Source, check_output, open_source, same_data
 from .data.sources import split_batch
 from .data.writers import FORMATS
-from .engines import HeadEngine, find_last_layer
+from .engines import TOKENS, HeadEngine, Labels, TokenLabels, find_last_layer
 from .errors import InputError, InputTypeError, IpfastWarning
 from .groups import Group, GroupScorer, QueryMaker, groups
 from .impacts import get_impact
@@ -28,14 +28,26 @@ from .methods import Control, Method, get_method
 from .ops import BLOCK_ROWS
 from .pairwise import Pairwise, require_pairs
 from .points import Final, Point
-from .query import BATCH_SIZE, Query, default_loss, known_loss, open_validation, require_val, trainable, validation_sets
+from .query import (
+    BATCH_SIZE,
+    Query,
+    default_loss,
+    known_loss,
+    open_validation,
+    require_one_query,
+    require_val,
+    trainable,
+    validation_sets,
+)
 from .registry import check_choice
 from .scores import Scores
-from .terms import Dot, LossDeviation, Term
+from .terms import Dot, LossDeviation, Quadratic, Term
 
 
 class Scorer:
     """Scores of one batch: Scorer(model, query)((inputs, labels)) -> [B]. Picklable, so a worker can hold one.
+
+    Token data [B, T, d] is scored as the query was made: one score a sequence [B], or with tokens="each" [B, T].
 
     Args:
         model: as in `score`; with a query from `ipfast.query` or Query.load.
@@ -76,7 +88,9 @@ class Scorer:
             include_bias=query.include_bias,
             batch_size=BATCH_SIZE,
             device=usable_device(where, device),
+            tokens=query.tokens or "mean",
         )
+        _know_query(engine, query)
         check_query_fits(where, query, engine)
         made = _only(where, groups(engine, [term.point for term in query.terms] or Final().points()), group)
         self.group, self._scorer = made[0], GroupScorer(made[0], list(query.terms[made[1] : made[1] + len(made[0].points)]))
@@ -90,14 +104,18 @@ class Scorer:
     def __call__(self, batch: Any) -> Tensor:
         """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
         inputs, labels = split_batch("Scorer", "batch", batch)
-        h = self.engine._place(self.engine.last.features("Scorer", inputs))
-        y = self.engine.labels("batch", labels, len(h)).to(h.device)
+        h, y = self.engine.batch("batch", inputs, labels)
+        tokens = y if isinstance(y, TokenLabels) else None
         columns, weights = self._scorer(h, y), self._scorer.weights
-        self.engine.require_finite("batch", 0, h, columns)
+        self.engine.require_finite("batch", 0, h, columns, tokens)
         if _by_deviation(self.query.terms):
             columns, weights = deviations(columns, self.query.terms), weights[1:]
         values = weighted_sum(columns, weights)
-        return values[:, 0] if self.query.queries is None else values
+        if self.query.queries is None:
+            values = values[:, 0]
+        if tokens is None or tokens.tokens != "each":
+            return values
+        return _spread(values, tokens.sequence, tokens.position, len(tokens.counts), tokens.length)
 
 
 def _only(where: str, found: Iterator[Group], group: int | None) -> tuple[Group, int]:
@@ -115,6 +133,19 @@ def _only(where: str, found: Iterator[Group], group: int | None) -> tuple[Group,
     if before is None or group is not None:
         raise InputError(f"{where}: expected group to be below the number of groups; got {group}.")
     return before, 0
+
+
+def _know_query(engine: HeadEngine, query: Query) -> None:
+    """Tell the engine whether the query is of token data, which the scored data must then be too."""
+    if isinstance(query.method, Method) and query.method.needs_val:
+        engine.of_tokens["the query"] = query.tokens is not None
+
+
+def _spread(values: Tensor, sequence: Tensor, position: Tensor, rows: int, length: int) -> Tensor:
+    """[N, T] of scores of tokens [K] (members [N, P, T] of [K, P]), 0 where a token does not count."""
+    result = values.new_zeros(rows, length, *values.shape[1:])
+    result[sequence, position] = values
+    return result if values.dim() == 1 else result.transpose(1, 2).contiguous()
 
 
 def _by_deviation(terms: Sequence[Term]) -> bool:
@@ -153,6 +184,7 @@ def score(
     val_groups: Any = None,
     keep_members: bool = False,
     aggregate: bool = True,
+    tokens: str = "mean",
 ) -> Scores:
     """Score every training sample: which help the model on the validation data (positive) and which hurt it (negative).
 
@@ -192,9 +224,16 @@ def score(
         val_groups: [M] group of each validation sample, a number or a name: the samples of each group make a query.
         keep_members: keep the scores at each point as `Scores.members` [N, T], for their spread.
         aggregate: False gives the inner product with each validation sample, [N, M], instead of their mean.
+        tokens: what a sample of token data is, features [N, T, d] with labels [N, T] or targets [N, T, C]: a sequence whose
+            loss is the "mean" or the "sum" over its tokens, or "each" token, scored against the query of "mean": values [N, T].
+            The logits at a position are compared with the label at the same position: labels must already be shifted, as next
+            tokens are by `labels[:, :-1] = ids[:, 1:]; labels[:, -1] = -100`. Tokens labelled -100 (or the `ignore_index` of
+            the loss), or whose targets are all NaN, do not count, nor do their features. A sequence without any scores 0, and
+            is left out of M. A callable impact gets the counted tokens of val as its logits [K, C] and labels [K].
 
     Returns:
-        Scores with values [N] in the order of the data, [N, Q] for several queries, float32, or float64 for float64 features.
+        Scores with values [N] in the order of the data, [N, Q] for several queries, [N, T] with tokens="each"; float32, or
+        float64 for float64 features.
 
     Raises:
         InputError, InputTypeError, MissingFileError: an argument does not fit; nothing has been computed or written.
@@ -212,11 +251,13 @@ def score(
     check_choice(where, "engine", engine, ("auto", "head"))
     check_choice(where, "params", params, ("last",))
     check_choice(where, "backend", backend, dispatch.BACKENDS)
+    check_choice(where, "tokens", tokens, TOKENS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     stored = val if isinstance(val, Query) else None
     given = {"method": method != "ip", "loss": loss != "auto", "impact": impact != "utility", "head": head is not None}
     given["include_bias"] = not include_bias
     given["val_groups"] = val_groups is not None
+    given["tokens"] = tokens != "mean"
     if stored is not None and any(given.values()):
         superfluous = " and ".join(name for name, is_given in given.items() if is_given)
         raise InputError(f"{where}: expected no {superfluous} beside a stored Query, which carries its own. Leave it out.")
@@ -235,8 +276,11 @@ def score(
 
     source = open_source(where, "train", train, batch_size=size)
     validation = open_validation(where, None if stored is not None else val, val_groups, batch_size=size)
+    require_one_query(where, tokens, None if validation is None else validation.names)
     names = _names(where, ids, source)
     if isinstance(chosen, Control) and chosen.name == "random":
+        if tokens == "each":
+            raise InputError(f"{where}: expected no tokens='each' with method 'random', one number a sample. Leave it out.")
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
     finder = source if validation is None else validation.sources[0]
@@ -256,7 +300,10 @@ def score(
         include_bias=include_bias if stored is None else stored.include_bias,
         batch_size=size,
         device=target,
+        tokens=tokens if stored is None else stored.tokens or "mean",
     )
+    if stored is not None:
+        _know_query(head_engine, stored)
     head_engine.check("train", source)
     for val_source in () if validation is None else validation.sources:
         head_engine.check("val", val_source)
@@ -291,10 +338,15 @@ def score(
     queries = stored.queries if stored is not None else None if validation is None else validation.names
     if queries is None and aggregate:
         values, members = values[:, 0], None if members is None else members[:, :, 0]
+    record, counted = result.record, None
+    samples = len(values) if record is None else len(record.counts)
+    if record is not None and record.each:
+        values, counted = record.spread(values), record.mask()
+        members = None if members is None else record.spread(members)
     about: Mapping[str, Any] = stored.stats if stored is not None else {} if maker is None else maker.stats
     stats = {
         **about,
-        "N": len(values),
+        "N": samples,
         "backend_reason": result.reason,
         "engine_reason": "params='last': the head engine is exact and reads the features once",
         "loss": chosen_loss.form,
@@ -303,9 +355,12 @@ def score(
     }
     if len(result.weights) > 1:
         stats |= {"members": len(result.weights), "ensemble": result.route, "ensemble_reason": result.route_reason}
-    if names is not None and len(names) != len(values):
-        raise InputError(f"{where}: expected one id a sample; got {len(names)} ids for {len(values)} samples.")
-    made = Scores(values, chosen.name, head_engine.name, result.backend, stats, names, members, queries)
+    if record is not None:
+        stats |= {"tokens": head_engine.tokens, "counted_tokens": int(record.counts.sum())}
+        stats["empty_sequences"] = int((record.counts == 0).sum())
+    if names is not None and len(names) != samples:
+        raise InputError(f"{where}: expected one id a sample; got {len(names)} ids for {samples} samples.")
+    made = Scores(values, chosen.name, head_engine.name, result.backend, stats, names, members, queries, counted)
     return _finish(where, made, output)
 
 
@@ -318,6 +373,7 @@ class _Result:
         self.terms: list[Term] = []
         self.weights: list[float] = []
         self.backend = self.reason = self.route = self.route_reason = ""
+        self.record: TokenRecord | None = None
         self._kept: list[Tensor] = []
         self._total: Tensor | None = None
 
@@ -325,11 +381,13 @@ class _Result:
         """Score the training data at the points of a group."""
         alone = self.keep_members or self.combine != "mean" or _by_deviation(scorer.terms)
 
-        def block(h: Tensor, y: Tensor) -> Tensor:
+        def block(h: Tensor, y: Labels) -> Tensor:
             columns = scorer(h, y)
             return columns if alone else weighted_sum(columns, scorer.weights)
 
-        part, self.backend, self.reason = _stream(group.engine, block, scorer.columns, source, name, progress)
+        part, self.backend, self.reason, self.record = _stream(group.engine, block, scorer.columns, source, name, progress)
+        if self.record is not None and not self.record.each and scorer.terms and isinstance(scorer.terms[0], Quadratic):
+            self.backend, self.reason = "reference", "self-influence of sequences: products of residuals and features in torch"
         self.route, self.route_reason = group.choice.name, group.choice.reason
         self.terms += scorer.terms
         self.weights += scorer.weights
@@ -340,7 +398,7 @@ class _Result:
 
     def add_pairs(self, group: Group, pairs: Pairwise, source: Source, name: str, progress: bool) -> None:
         """The products of the training data with each validation sample at the points of a group."""
-        part, _, _ = _stream(group.engine, pairs, len(pairs.features), source, name, progress, rows=BLOCK_ROWS)
+        part, _, _, _ = _stream(group.engine, pairs, len(pairs.features), source, name, progress, rows=BLOCK_ROWS)
         self.backend, self.reason = "reference", "aggregate=False: two matrix products"
         self.route, self.route_reason = "dense", "every point has residuals of its own"
         self.weights += pairs.weights
@@ -356,34 +414,79 @@ class _Result:
         return combined(members, self.weights, self.combine), members if self.keep_members else None
 
 
-def _pieces(blocks: Iterator[tuple[int, Tensor, Tensor]], rows: int | None) -> Iterator[tuple[int, Tensor, Tensor]]:
+class TokenRecord:
+    """Which tokens of a run had counted, in order.
+
+    Attributes:
+        each: whether the scores are of tokens.
+        length: T, the longest that a sequence was with its padding.
+    """
+
+    def __init__(self, tokens: str) -> None:
+        self.each, self.length = tokens == "each", 0
+        self._counts: list[Tensor] = []
+        self._position: list[Tensor] = []
+
+    def add(self, block: TokenLabels) -> None:
+        self.length = max(self.length, block.length)
+        self._counts.append(block.counts)
+        if self.each:
+            self._position.append(block.position.cpu())
+
+    @property
+    def counts(self) -> Tensor:
+        """T_i [N]"""
+        return torch.cat(self._counts)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[N, T] of scores of tokens [K], or [N, P, T] of [K, P]."""
+        counts = self.counts
+        sequence = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        return _spread(values, sequence, torch.cat(self._position), len(counts), self.length)
+
+    def mask(self) -> Tensor:
+        """Whether a token counted [N, T]."""
+        return self.spread(torch.ones(int(self.counts.sum()), dtype=torch.bool))
+
+
+def _pieces(blocks: Iterator[tuple[int, Tensor, Labels]], rows: int | None) -> Iterator[tuple[int, Tensor, Labels]]:
     for start, h, y in blocks:
-        for first in range(0, len(h), rows or max(len(h), 1)):
-            piece = slice(first, first + (rows or len(h)))
+        if rows is None or isinstance(y, TokenLabels):
+            yield start, h, y
+            continue
+        for first in range(0, len(h), rows):
+            piece = slice(first, first + rows)
             yield start + first, h[piece], y[piece]
 
 
 def _stream(
     engine: HeadEngine,
-    score_block: Callable[[Tensor, Tensor], Tensor],
+    score_block: Callable[[Tensor, Labels], Tensor],
     columns: int,
     source: Source,
     name: str,
     progress: bool,
     rows: int | None = None,
-) -> tuple[Tensor, str, str]:
-    """(scores [N, ...] on the CPU, backend, its reason) from one pass over the training data, at most `rows` at once."""
+) -> tuple[Tensor, str, str, TokenRecord | None]:
+    """(scores [N, ...] on the CPU, backend, its reason, which tokens counted in token data) from one pass over the training
+    data, at most `rows` at once."""
     values: Tensor | None = None
     pieces: list[Tensor] = []
     choice: dispatch.BackendChoice | None = None
     done = 0
+    record: TokenRecord | None = None
     with tqdm(total=source.rows, desc=name, unit=" samples", unit_scale=True, delay=1, disable=not progress) as bar:
         for start, h, y in _pieces(engine.blocks("train", source, columns=columns), rows):
             choice = choice or dispatch.select_backend(engine.backend, device=h.device)
             part = score_block(h, y)
-            done = start + len(part)
-            engine.require_finite("train", start, h, part)
-            if source.rows is None:
+            tokens = y if isinstance(y, TokenLabels) else None
+            samples = len(part) if tokens is None else len(tokens.counts)
+            done = start + samples
+            engine.require_finite("train", start, h, part, tokens)
+            if tokens is not None:
+                record = record or TokenRecord(engine.tokens)
+                record.add(tokens)
+            if source.rows is None or (record is not None and record.each):
                 pieces.append(part.cpu())
             else:
                 if done > source.rows:
@@ -391,17 +494,17 @@ def _stream(
                 if values is None:
                     values = torch.empty(source.rows, *part.shape[1:], dtype=part.dtype)
                 values[start:done] = part
-            bar.update(len(part))
+            bar.update(samples)
     if source.rows not in (None, done):
         raise InputError(
             f"score: expected {source.rows} samples, the length of train; it gave {'more' if done > source.rows else done}. "
             "Check its __len__ and its sampler."
         )
-    if source.rows is None:
-        values = torch.cat(pieces) if pieces else None
+    if pieces:
+        values = torch.cat(pieces)
     if values is None or choice is None:
         raise InputError("score: expected at least one sample in train; it is empty.")
-    return values, choice.name, choice.reason
+    return values, choice.name, choice.reason, record
 
 
 def _random(source: Source, control: Control) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from .checks import as_tensor, existing_file, positive_integer
 from .data.files import read_column
 from .data.writers import FORMATS, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
+from .registry import check_choice
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,13 @@ class Scores:
     """Scores of N training samples, in the order of the data. Positive = beneficial, negative = detrimental, in every method.
 
     Attributes:
-        values: [N], or [N, Q] of several queries, float32 or float64, on the CPU.
+        values: [N], or [N, Q] of several queries, or [N, T] of the tokens of sequences; float32 or float64, on the CPU.
         method, engine, backend: what computed them.
         stats: the query's norm, M, class counts, reasons for the choices, seconds a stage.
         ids: [N] names of the samples, if given.
         members: scores at each point [N, T] ([N, T, Q]), where they were asked for.
         queries: names of the Q queries.
+        counted: [N, T] bool, which tokens count, where the values are of tokens; the others score 0.
     """
 
     values: Tensor
@@ -43,6 +45,7 @@ class Scores:
     ids: np.ndarray | None = None
     members: Tensor | None = None
     queries: tuple[str, ...] | None = None
+    counted: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Tensor) or self.values.dim() not in (1, 2) or not self.values.dtype.is_floating_point:
@@ -53,6 +56,11 @@ class Scores:
                 f"Scores: expected values of shape [N, {len(self.queries)}], one column for each of queries; got "
                 f"{list(self.values.shape)}."
             )
+        if self.counted is not None and (self.counted.shape != self.values.shape or self.counted.dtype != torch.bool):
+            raise InputError(
+                f"Scores: expected counted to be bool of shape {list(self.values.shape)}, as values; got {self.counted.dtype} "
+                f"{list(self.counted.shape)}."
+            )
         if self.ids is not None and len(self.ids) != len(self.values):
             raise InputError(f"Scores: expected one of ids a value; got {len(self.ids)} for {len(self.values)} values.")
 
@@ -61,7 +69,8 @@ class Scores:
 
     def __repr__(self) -> str:
         low, high = (float(bound) for bound in torch.aminmax(self.values)) if self.values.numel() else (math.nan, math.nan)
-        several = f" × {self.values.shape[1]} queries" if self.values.dim() == 2 else ""
+        kind = "queries" if self.counted is None else "tokens"
+        several = f" × {self.values.shape[1]} {kind}" if self.values.dim() == 2 else ""
         return (
             f"Scores({len(self)} samples{several}, method={self.method!r}, engine={self.engine!r}, backend={self.backend!r}, "
             f"range {low:.4g}..{high:.4g}, {int((self.values < 0).sum())} negative)"
@@ -82,6 +91,11 @@ class Scores:
 
     def of(self, query: int | str | None = None) -> Tensor:
         """Scores [N] for one query, by number or name; None where there is only one."""
+        if self.counted is not None:
+            raise InputError(
+                "Scores: expected one score a sample; these are scores of tokens [N, T]. Take by_sequence() of them, or look "
+                "at values[counted]."
+            )
         if self.values.dim() == 1:
             if query is not None:
                 raise InputError(f"Scores: expected no query for scores of a single one; got {query!r}. Leave it out.")
@@ -116,6 +130,22 @@ class Scores:
         indices = self.highest(k, query=query) if largest else self.lowest(k, query=query)
         return self.of(query)[indices], indices
 
+    def by_sequence(self, how: str = "mean") -> Scores:
+        """Scores of sequences [N] from those of their tokens: the "mean" over the counted ones, which is the score of
+        tokens="mean"; their "sum"; or the lowest, "min", which finds sequences with one bad token. 0 where none counts."""
+        check_choice("Scores.by_sequence", "how", how, ("mean", "sum", "min"))
+        if self.counted is None:
+            raise InputError(
+                f"Scores.by_sequence: expected scores of tokens, as tokens='each' gives; got values {list(self.values.shape)}."
+            )
+        counts = self.counted.sum(dim=1)
+        if how == "min":
+            values = self.values.masked_fill(~self.counted, torch.inf).amin(dim=1).masked_fill(counts == 0, 0)
+        else:
+            total = self.values.double().sum(dim=1)
+            values = (total if how == "sum" else total / counts.clamp(min=1)).to(self.values.dtype)
+        return replace(self, values=values, members=None, counted=None)
+
     @property
     def spread(self) -> Tensor:
         """Standard deviation of each sample's scores over the members (with T − 1): [N], or [N, Q]."""
@@ -127,9 +157,14 @@ class Scores:
         return self.members.std(dim=1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to .safetensors (everything, for `load`), .parquet or .csv (id or index, score) or .npy (the scores alone)."""
+        """Write to .safetensors (everything, for `load`), .parquet or .csv (id or index, score) or .npy (the scores alone).
+
+        Of scores of tokens .parquet and .csv get a row a counted token (id or index, token, token score), .npy gets [N, T].
+        """
         where = "Scores.save"
         file = check_output(where, "path", path, (".safetensors", *FORMATS))
+        if self.counted is not None and file.suffix in (".csv", ".parquet"):
+            return write_table(where, file, self._token_columns(self.counted))
         if file.suffix != ".safetensors":
             names = {"index": np.arange(len(self))} if self.ids is None else {"id": self.ids}
             return write_table(where, file, {**names, **self._columns(file.suffix)})
@@ -142,6 +177,8 @@ class Scores:
             "queries": json.dumps(self.queries),
         }
         arrays = {"values": self.values} if self.members is None else {"values": self.values, "members": self.members}
+        if self.counted is not None:
+            arrays["counted"] = self.counted
         with written_whole(file) as beside:
             save_file({name: array.contiguous().numpy() for name, array in arrays.items()}, beside, metadata=about)
         return None
@@ -152,6 +189,12 @@ class Scores:
             return {"score": self.values.numpy()}
         names = self.queries or tuple(map(str, range(self.values.shape[1])))
         return {f"score {name}": self.values[:, index].contiguous().numpy() for index, name in enumerate(names)}
+
+    def _token_columns(self, counted: Tensor) -> dict[str, np.ndarray]:
+        """One row a counted token: its sequence, its position and its score."""
+        sequence, position = (place.numpy() for place in counted.nonzero(as_tuple=True))
+        names = {"index": sequence} if self.ids is None else {"id": self.ids[sequence]}
+        return {**names, "token": position, "token score": self.values[counted].numpy()}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -164,7 +207,10 @@ class Scores:
         try:
             with safe_open(str(file), framework="pt") as archive:
                 about, values = archive.metadata() or {}, archive.get_tensor("values")
-                members = archive.get_tensor("members") if "members" in archive.keys() else None  # noqa: SIM118 (not a dict)
+                members, counted = (
+                    archive.get_tensor(name) if name in archive.keys() else None  # noqa: SIM118 (not a dict)
+                    for name in ("members", "counted")
+                )
             ids, queries = json.loads(about["ids"]), json.loads(about.get("queries", "null"))
             return cls(
                 values,
@@ -175,6 +221,7 @@ class Scores:
                 None if ids is None else np.asarray(ids),
                 members,
                 None if queries is None else tuple(queries),
+                counted,
             )
         except (SafetensorError, ValueError, KeyError, OSError, EOFError) as error:
             raise InputError(

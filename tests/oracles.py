@@ -47,6 +47,34 @@ def query_gradient(h: Tensor, y: Tensor, w: Tensor, b: Tensor | None, loss: str)
     return per_sample_gradients(h, y, w, b, loss).mean(dim=0)
 
 
+def sequence_gradients(
+    h: Tensor, y: Tensor, counted: Tensor, w: Tensor, b: Tensor | None, loss: str, tokens: str = "mean"
+) -> Tensor:
+    """∇_(W,b) of the sum or the mean of the losses of the counted tokens of every sequence: [N, C·d (+ C)], float64."""
+    rows = []
+    size = w.numel() + (0 if b is None else b.numel())
+    for i in range(h.shape[0]):
+        count = int(counted[i].sum())
+        if not count:
+            rows.append(torch.zeros(size, dtype=torch.float64))
+            continue
+        whole = per_sample_gradients(h[i, counted[i]], y[i, counted[i]], w, b, loss).sum(dim=0)
+        rows.append(whole / count if tokens == "mean" else whole)
+    return torch.stack(rows)
+
+
+def sequence_losses(
+    h: Tensor, y: Tensor, counted: Tensor, w: Tensor, b: Tensor | None, loss: str, tokens: str = "mean"
+) -> Tensor:
+    """The sum or the mean of the losses of the counted tokens of every sequence: [N], float64; 0 where none counts."""
+    z = F.linear(h.double(), w.double(), None if b is None else b.double())
+    each = [
+        [sample_loss(z[i, t], y[i, t], loss) for t in range(h.shape[1]) if counted[i, t]] or [z.new_zeros(())]
+        for i in range(h.shape[0])
+    ]
+    return torch.stack([torch.stack(row).mean() if tokens == "mean" else torch.stack(row).sum() for row in each])
+
+
 def _bounds(h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """Σ_j |w_cj||h_ij| + |b_c|: what is added up in a logit. [N, C]"""
     return h.double().abs() @ w.double().abs().T + (0 if b is None else b.double().abs())

@@ -85,6 +85,59 @@ def network_problem(dtype: torch.dtype = torch.float64, rows: int = ROWS) -> Pro
     return Problem(model, model.fc, x, y, x_val, y_val)
 
 
+@dataclass(frozen=True)
+class TokenProblem:
+    """A linear head and sequences of tokens, of which some do not count: of train sequence 2 and of val sequence 1 none does.
+
+    Features of tokens that do not count are NaN. `marked` labels say which those are: by −100, or by NaN for targets.
+    """
+
+    head: nn.Linear
+    x: Tensor
+    y: Tensor
+    counted: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    counted_val: Tensor
+
+    @property
+    def train(self) -> tuple[Tensor, Tensor]:
+        return self.x, marked(self.y, self.counted)
+
+    @property
+    def val(self) -> tuple[Tensor, Tensor]:
+        return self.x_val, marked(self.y_val, self.counted_val)
+
+
+def marked(y: Tensor, counted: Tensor) -> Tensor:
+    gone = ~counted.reshape(*counted.shape, *[1] * (y.dim() - counted.dim()))
+    return y.masked_fill(gone, torch.nan if y.dtype.is_floating_point else -100)
+
+
+def token_problem(
+    loss: str = "cross_entropy",
+    dtype: torch.dtype = torch.float64,
+    rows: int = 9,
+    length: int = 7,
+    width: int = 12,
+    classes: int = 5,
+) -> TokenProblem:
+    """Random sequences with holes and padding."""
+    count = rows + VALIDATION_ROWS
+    data = head_data(HeadCase("tokens", count * length, width, classes), loss, dtype)
+    generator = torch.Generator().manual_seed(4)
+    counted = torch.rand(count, length, generator=generator) < 0.7
+    counted &= torch.arange(length) < torch.randint(2, length + 1, (count, 1), generator=generator)
+    counted[[2, rows + 1]] = False
+    x, y = data.h.view(count, length, width), data.y.view(count, length, *data.y.shape[1:])
+    x = x.masked_fill(~counted[..., None], torch.nan)
+    head = nn.Linear(width, classes, dtype=data.w.dtype)
+    with torch.no_grad():
+        head.weight.copy_(data.w)
+        head.bias.copy_(data.b)
+    return TokenProblem(head, x[:rows], y[:rows], counted[:rows], x[rows:], y[rows:], counted[rows:])
+
+
 class ScoringCollate:
     """Scores a batch in the worker that has loaded it. It is here because a spawned worker imports it by name."""
 

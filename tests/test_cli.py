@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from problems import ROWS, linear_problem
+import torch
+from problems import ROWS, linear_problem, token_problem
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -207,3 +208,21 @@ def test_the_example_of_the_help_in_a_real_process(folder):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("ipfast: score: expected val")
+
+
+def test_tokens_are_scored_and_the_lowest_are_shown(tmp_path, monkeypatch):
+    problem = token_problem()
+    monkeypatch.chdir(tmp_path)
+    for name, (x, y) in (("data", problem.train), ("val", problem.val)):
+        np.savez(f"{name}.npz", features=x.numpy(), labels=y.numpy())
+    save_file({name: value.detach() for name, value in problem.head.state_dict().items()}, "head.safetensors")
+    for tokens in ("mean", "sum", "each"):
+        done = run(*ONE, *VAL, "--tokens", tokens, "--rows", 3, "--out", "scores.safetensors")
+        assert done.exit_code == 0, done.output
+        scores = ipfast.score(problem.head, problem.train, problem.val, tokens=tokens)
+        assert torch.equal(ipfast.Scores.load("scores.safetensors").values, scores.values)
+    values, places = scores.values[scores.counted], scores.counted.nonzero()
+    rows = [line.split() for line in done.output.split("most detrimental first):")[1].splitlines()[2:5]]
+    lowest = values.argsort()[:3]
+    assert [[int(row), int(token)] for row, token, _ in rows] == places[lowest].tolist()
+    assert [score for _, _, score in rows] == [f"{float(value):.5g}" for value in values[lowest]]

@@ -30,7 +30,7 @@ ALLOWED = {
     "combine": {"terms"},  # tensors in, tensors out
     # where points and engines meet, which do not know each other
     "groups": {"ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods", "terms"},
-    "pairwise": {"groups", "methods"},
+    "pairwise": {"groups", "methods", "engines"},
     "query": {"dispatch", "losses", "data", "engines", "points", "impacts", "methods", "terms", "groups"},
     "scores": {"data"},  # the readers and writers of score files
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.

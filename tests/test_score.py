@@ -631,7 +631,8 @@ def test_bad_labels_are_refused_before_the_pass(case, argument, tmp_path):
 
 @pytest.mark.parametrize("argument", ["train", "val"])
 @pytest.mark.parametrize(
-    ("change", "got"), [(lambda h: h[:, :-1], r"\[\d+, 11\]"), (lambda h: h[:, None], r"\[\d+, 1, 12\]. Token features")]
+    ("change", "got"),
+    [(lambda h: h[:, :-1], r"\[\d+, 11\]"), (lambda h: h[:, None, None], r"\[\d+, 1, 1, 12\]. .* \[N, T, 12\]")],
 )
 def test_features_that_do_not_fit_the_head_are_refused(change, got, argument):
     problem = linear_problem()

@@ -140,11 +140,12 @@ class Stack:
             for call in self._calls
         ]
         if len(parts) == 1:
-            return parts[0][1].view(len(h), self.members, self.queries)
-        result = parts[0][1].new_empty(len(h), self.members * self.queries)
+            return parts[0][1].view(len(parts[0][1]), self.members, self.queries)
+        rows = len(parts[0][1])  # of token data fewer than those of h
+        result = parts[0][1].new_empty(rows, self.members * self.queries)
         for columns, values in parts:
-            result[:, columns] = values.view(len(h), len(columns))
-        return result.view(len(h), self.members, self.queries)
+            result[:, columns] = values.view(rows, len(columns))
+        return result.view(rows, self.members, self.queries)
 
 
 def _call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..data import ArraySource, Source
 from ..errors import InputError, NonFiniteError
 from ..losses import Loss
 from .last_layer import LastLayer, logits_of
+from .tokens import Labels, TokenLabels, counted_tokens, is_token_labels, packed, token_labels
 
 BLOCK_BYTES = 16 * 2**20
 """Features that are held at once when they come from a file, a loader or a backbone."""
@@ -49,6 +51,7 @@ class HeadEngine:
         include_bias: whether the bias is a scored parameter.
         batch_size: samples that go through the backbone at once.
         device: where scores are computed; None: where the model is, or where the features are.
+        tokens: what a sample of token data is, one of TOKENS.
     """
 
     name = "head"
@@ -63,11 +66,15 @@ class HeadEngine:
         include_bias: bool,
         batch_size: int,
         device: torch.device | None,
+        tokens: str = "mean",
     ) -> None:
         self.where, self.last, self.loss = where, last, loss
         self.backend, self.include_bias = backend, include_bias and last.bias is not None
         self.batch_size, self.device = batch_size, device
         self._copy: nn.Module | None = None  # of the model, for states that are loaded
+        self.tokens = tokens
+        self.of_tokens: dict[str, bool] = {}
+        """Whether train, and val, are token data, as far as is known; shared by the engines of all states."""
 
     def labels(self, argument: str, labels: Any, rows: int) -> Tensor:
         """Checked labels of `rows` samples, as the loss takes them."""
@@ -90,19 +97,60 @@ class HeadEngine:
             return
         if self.last.backbone is None:
             shape = source.inputs.shape
-            if len(shape) != 2 or shape[1] != self.last.width:
-                hint = " Token features must be pooled first." if len(shape) == 3 else ""
+            if len(shape) not in (2, 3) or shape[-1] != self.last.width:
                 raise InputError(
                     f"{self.where}: expected {argument} features of shape [N, {self.last.width}] for a head of weight "
-                    f"{list(self.last.weight.shape)}; got {list(shape)}.{hint} Were they made by the same model?"
+                    f"{list(self.last.weight.shape)}; got {list(shape)}. Were they made by the same model? Features of tokens "
+                    f"have the shape [N, T, {self.last.width}]."
                 )
-        source.labels = self.labels(argument, source.labels, source.inputs.shape[0])
+            self._note(argument, len(shape) == 3)
+            length = shape[1]
+        else:
+            labels = source.labels
+            if not isinstance(labels, Tensor) or not is_token_labels(self.loss, labels, self.last.outputs):
+                source.labels = self.labels(argument, labels, source.inputs.shape[0])
+                return
+            self._note(argument, True)
+            length = labels.shape[1]
+        rows = source.inputs.shape[0]
+        if self.of_tokens[argument]:
+            source.labels = self.token_labels(argument, source.labels, (rows, length))
+        else:
+            source.labels = self.labels(argument, source.labels, rows)
 
-    def blocks(self, argument: str, source: Source, *, columns: int = 1) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def token_labels(self, argument: str, labels: Any, shape: tuple[int, int]) -> Tensor:
+        """Checked labels of sequences [N, T], as `engines.tokens.token_labels` has them."""
+        return token_labels(
+            f"{self.where}, {argument}",
+            labels,
+            shape,
+            loss=self.loss,
+            outputs=self.last.outputs,
+            encode=self.last.encode,
+        )
+
+    def _note(self, argument: str, of_tokens: bool) -> None:
+        """Remember whether an argument is token data, and refuse what does not go together."""
+        if not of_tokens and self.tokens != "mean":
+            raise InputError(
+                f"{self.where}: expected {argument} features of shape [N, T, {self.last.width}] with tokens={self.tokens!r}; "
+                "got one row of features a sample. Leave tokens out."
+            )
+        for other, found in self.of_tokens.items():
+            if found != of_tokens:
+                kinds = {True: f"tokens [N, T, {self.last.width}]", False: f"samples [N, {self.last.width}]"}
+                raise InputError(
+                    f"{self.where}: expected {argument} and {other} both of tokens or neither; {argument} has features of "
+                    f"{kinds[of_tokens]} and {other} of {kinds[found]}. Pool the tokens, or keep them on both sides."
+                )
+        self.of_tokens[argument] = of_tokens
+
+    def blocks(self, argument: str, source: Source, *, columns: int = 1) -> Iterator[tuple[int, Tensor, Labels]]:
         """(first row, features, labels) in blocks of block_rows(d) rows, or of a multiple where nothing is copied; `columns`
-        is how many scores each row gets."""
+        is how many scores each row gets. Of token data (first sequence, features and labels of the counted tokens) in blocks of
+        whole sequences with about as many tokens."""
         size = block_rows(self.last.width)
-        if isinstance(source, ArraySource) and self.last.backbone is None:
+        if isinstance(source, ArraySource) and self.last.backbone is None and not self.of_tokens.get(argument):
             # `check` has prepared the labels.
             start = 0
             resident = source.inputs.resident
@@ -112,16 +160,53 @@ class HeadEngine:
                 yield start, h, labels.to(h.device)
                 start += len(h)
             return
-        yield from _collect(self._batches(argument, source), size)
+        batches = self._batches(argument, source)
+        first = next(batches, None)
+        if first is None:
+            return
+        batches = chain([first], batches)
+        if self.of_tokens[argument]:
+            yield from packed(batches, size, "mean" if self.tokens == "each" and argument == "val" else self.tokens)
+        else:
+            yield from _collect(batches, size)
 
     def _batches(self, argument: str, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and labels of each batch that a loader or a backbone makes."""
-        start = 0
-        for inputs, labels in source.batches(self.batch_size):
+        """Features and labels of each batch that a loader or a backbone makes, or that token data in memory is cut into."""
+        start, size = 0, self.batch_size
+        if isinstance(source, ArraySource) and self.last.backbone is None:
+            size = math.ceil(block_rows(self.last.width) / max(source.inputs.shape[1], 1))
+        for inputs, labels in source.batches(size):
             h = self._place(self.last.features(self.where, inputs))
-            y = labels if isinstance(source, ArraySource) else self.labels(f"{argument} batch from row {start}", labels, len(h))
+            if not isinstance(source, ArraySource):
+                y = self.batch_labels(f"{argument} batch from row {start}", labels, h)
+            elif h.dim() == 3 and labels.shape[:2] != h.shape[:2]:
+                raise InputError(
+                    f"{self.where}: expected {argument} labels of shape {list(h.shape[:2])} for the {h.shape[1]} tokens that "
+                    f"reach the head; got {list(labels.shape)}. Are they of the same tokens?"
+                )
+            elif h.dim() == 2 and is_token_labels(self.loss, labels, self.last.outputs):
+                raise InputError(
+                    f"{self.where}: expected {argument} labels of shape [N], since features {list(h.shape)} reach the head; "
+                    f"got {list(labels.shape)}, labels of tokens."
+                )
+            else:
+                y = labels
+            self._note(argument, h.dim() == 3)
             yield h, y.to(h.device)
             start += len(h)
+
+    def batch(self, argument: str, inputs: Any, labels: Any) -> tuple[Tensor, Labels]:
+        """Features and labels of one batch alone, where scores are computed."""
+        h = self._place(self.last.features(self.where, inputs))
+        self._note(argument, h.dim() == 3)
+        y = self.batch_labels(argument, labels, h).to(h.device)
+        return (h, y) if h.dim() == 2 else counted_tokens(h, y, self.tokens)
+
+    def batch_labels(self, argument: str, labels: Any, h: Tensor) -> Tensor:
+        """Checked labels of a batch of features [B, d], or of tokens [B, T, d]."""
+        if h.dim() == 3:
+            return self.token_labels(argument, labels, (h.shape[0], h.shape[1]))
+        return self.labels(argument, labels, len(h))
 
     def _place(self, h: Tensor) -> Tensor:
         weight = self.last.weight.device
@@ -137,23 +222,34 @@ class HeadEngine:
 
     def sample_losses(self, module: nn.Module, inputs: Any, labels: Any, loss: Loss | None = None) -> Tensor:
         """ℓ_i [B] of a batch, differentiable in the parameters of `module`, which is the model or a copy of it."""
+        engine = self if loss is None else copy.copy(self)
+        engine.loss = loss or self.loss
         if self.last.backbone is None:
             weight = next(module.parameters())
             inputs = self.last.features(self.where, inputs).to(weight)
+            if inputs.dim() == 3:  # without the tokens that do not count, whose features may be anything
+                counted, y = engine.counted("train of ExtraSGD", inputs, labels)
+                return y.reduce(engine.loss.value(module(counted), y.labels))
         z = logits_of(module, inputs)
         if z is None:
             raise InputError(
                 f"{self.where}: expected model to return logits, to train it on; got {type(module).__name__} with another "
                 "output. Return the logits, or an object with .logits."
             )
-        engine = self if loss is None else copy.copy(self)
-        engine.loss = loss or self.loss
+        if z.dim() == 3:
+            counted, y = engine.counted("train of ExtraSGD", z, labels)
+            return y.reduce(engine.loss.value(counted, y.labels))
         return engine.loss.value(z, engine.labels("train of ExtraSGD", labels, len(z)).to(z.device))
+
+    def counted(self, argument: str, h: Tensor, labels: Any) -> tuple[Tensor, TokenLabels]:
+        """(rows [K, d] of the counted tokens of one batch [B, T, d], their labels), differentiable; "each" is as "mean"."""
+        mode = "mean" if self.tokens == "each" else self.tokens
+        return counted_tokens(h, self.token_labels(argument, labels, (h.shape[0], h.shape[1])).to(h.device), mode)
 
     def dot(
         self,
         h: Tensor,
-        y: Tensor,
+        y: Labels,
         gradient: Tensor,
         bias_gradient: Tensor | None,
         *,
@@ -162,9 +258,9 @@ class HeadEngine:
     ) -> Tensor:
         """⟨query, ∇ℓ_i⟩ of a block: [B], or [B, Q] of several queries or heads; the arguments are those of ops.head_dot."""
         weight, bias = self._parameters(h, at)
-        return ops.head_dot(
+        scores = ops.head_dot(
             h,
-            y,
+            y.labels if isinstance(y, TokenLabels) else y,
             weight,
             bias,
             gradient,
@@ -175,21 +271,22 @@ class HeadEngine:
             **self.loss.form_options(),
             **options,
         )
+        return y.reduce(scores) if isinstance(y, TokenLabels) else scores
 
-    def norm(self, h: Tensor, y: Tensor, *, at: Parameters | None = None) -> Tensor:
-        """‖∇ℓ_i‖² of a block: [B]"""
+    def norm(self, h: Tensor, y: Labels, *, at: Parameters | None = None) -> Tensor:
+        """‖∇ℓ_i‖² of a block: [B]; of a sequence that of the sum, or the mean, over its tokens"""
         weight, bias = self._parameters(h, at)
-        return ops.head_norm(
-            h,
-            y,
-            weight,
-            bias,
-            loss=self.loss.form,
-            include_bias=self.include_bias,
-            scale=self.loss.scale(self.last.outputs) ** 2,
-            backend=self.backend,
+        options: dict[str, Any] = {
+            "loss": self.loss.form,
+            "include_bias": self.include_bias,
+            "scale": self.loss.scale(self.last.outputs) ** 2,
+            "backend": self.backend,
             **self.loss.form_options(),
-        )
+        }
+        if not isinstance(y, TokenLabels) or y.tokens == "each":
+            return ops.head_norm(h, y.labels if isinstance(y, TokenLabels) else y, weight, bias, **options)
+        norms = ops.token_norm(h, y.labels, y.counts, weight, bias, **options)
+        return norms if y.tokens == "sum" else norms / y.counts.clamp(min=1).to(norms).square()
 
     def logits(self, h: Tensor, *, at: Parameters | None = None) -> Tensor:
         """z = W h + b of a block: [B, C] in the dtype of the computation"""
@@ -203,16 +300,19 @@ class HeadEngine:
         weight, bias = (self.last.weight, self.last.bias) if at is None else at
         return weight.to(h.device), None if bias is None else bias.to(h.device)
 
-    def loss_values(self, h: Tensor, y: Tensor, *, at: Parameters | None = None) -> Tensor:
+    def loss_values(self, h: Tensor, y: Labels, *, at: Parameters | None = None) -> Tensor:
         """ℓ_i of a block: [B]"""
+        if isinstance(y, TokenLabels):
+            return y.reduce(self.loss_values(h, y.labels, at=at))
         out = torch.empty(len(h), dtype=torch.float64 if h.dtype == torch.float64 else torch.float32, device=h.device)
         for start in range(0, len(h), ops.BLOCK_ROWS):
             rows = slice(start, start + ops.BLOCK_ROWS)
             out[rows] = self.loss.value(self.logits(h[rows], at=at), y[rows])
         return out
 
-    def require_finite(self, argument: str, start: int, h: Tensor, values: Tensor) -> None:
-        """Raise on the first row whose result is not finite, and say whether its features are the reason."""
+    def require_finite(self, argument: str, start: int, h: Tensor, values: Tensor, tokens: TokenLabels | None = None) -> None:
+        """Raise on the first row whose result is not finite, and say whether its features are the reason. `start` is the number
+        of the first row, of token data of the first sequence."""
         # One fast sum carries any NaN or infinity; only where it does (or overflows) are the rows looked at one by one.
         # On the CPU NumPy adds: torch's threads would go on spinning beside those of the next block's kernel.
         if math.isfinite(float(values.numpy().sum() if values.device.type == "cpu" else values.sum())):
@@ -221,17 +321,22 @@ class HeadEngine:
         if bool(finite.all()):
             return
         row = int((~finite).nonzero()[0, 0])
-        bad = (~torch.isfinite(h[row])).nonzero()
+        rows = torch.tensor([row], device=h.device) if tokens is None else tokens.rows(row)
+        bad = (~torch.isfinite(h[rows])).nonzero()
+        place = f"row {start + row}"
+        if tokens is not None:
+            first = int(rows[int(bad[0, 0]) if len(bad) else 0])
+            place = f"row {start + int(tokens.sequence[first])}, token {int(tokens.position[first])}"
         if len(bad):
-            column = int(bad[0])
+            value, column = float(h[rows[bad[0, 0]], bad[0, 1]]), int(bad[0, 1])
             raise NonFiniteError(
-                f"{self.where}: expected finite {argument} features; got {float(h[row, column])} at row {start + row}, "
+                f"{self.where}: expected finite {argument} features; got {value} at {place}, "
                 f"column {column}. Drop or repair such rows; nothing was written."
             )
         raise NonFiniteError(
-            f"{self.where}: expected finite scores; row {start + row} of {argument} gives {values[row].tolist()} although its "
-            f"features are finite (largest {float(h[row].abs().max()):.3g}): the products overflow. Scale the features or pass "
-            "them as float64; nothing was written."
+            f"{self.where}: expected finite scores; {place} of {argument} gives {values[row].tolist()} although its "
+            f"features are finite (largest {float(h[rows].abs().max()):.3g}): the products overflow. Scale the features or "
+            "pass them as float64; nothing was written."
         )
 
 

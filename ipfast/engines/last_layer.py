@@ -82,13 +82,13 @@ class LastLayer:
         return replace(self, weight=linear.weight.detach(), bias=_bias(linear), backbone=backbone)
 
     def features(self, where: str, inputs: Any) -> Tensor:
-        """h [B, d] of a batch; the backbone runs once, under inference_mode."""
+        """h [B, d] of a batch, or [B, T, d] of tokens; the backbone runs once, under inference_mode."""
         if self.backbone is None:
             if isinstance(inputs, tuple):
                 raise InputError(
                     f"{where}: expected batches (features, labels) for a linear head; got {len(inputs)} inputs a batch."
                 )
-            return _two_dimensional(where, torch.as_tensor(inputs), self.width)
+            return _rows(where, torch.as_tensor(inputs), self.width)
         head = self.backbone.get_submodule(self.name)
         seen: list[Tensor] = []
         handle = head.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
@@ -102,17 +102,17 @@ class LastLayer:
                 f"{where}: expected the head {self.name!r} to be called once a batch; it was called {len(seen)} times. "
                 "Scores of its parameters need one call; name another layer with head=."
             )
-        return _two_dimensional(where, seen[0].detach(), self.width)
+        return _rows(where, seen[0].detach(), self.width)
 
 
-def _two_dimensional(where: str, h: Tensor, width: int) -> Tensor:
+def _rows(where: str, h: Tensor, width: int) -> Tensor:
     if h.dim() == 1 and width == 1:
         h = h[:, None]
-    if h.dim() != 2 or h.shape[1] != width:
-        hint = (
-            "Token features [N, T, d] must be pooled first." if h.dim() == 3 else "Check that model and data belong together."
+    if h.dim() not in (2, 3) or h.shape[-1] != width:
+        raise InputError(
+            f"{where}: expected features of shape [N, {width}] for this head; got {list(h.shape)}. Check that model and data "
+            f"belong together. Features of tokens have the shape [N, T, {width}]."
         )
-        raise InputError(f"{where}: expected features of shape [N, {width}] for this head; got {list(h.shape)}. {hint}")
     if not h.dtype.is_floating_point:
         h = h.float()
     return h

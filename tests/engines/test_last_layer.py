@@ -85,13 +85,14 @@ def test_a_head_that_runs_twice_is_refused():
         last.features("f", X)
 
 
-def test_token_features_are_refused():
+def test_features_of_tokens_keep_their_axis_and_others_are_refused():
     model = nn.Sequential(nn.ReLU(), nn.Linear(4, 3))
     last = find_last_layer("f", model, first_inputs=lambda: X)
+    assert last.features("f", torch.zeros(5, 2, 4)).shape == (5, 2, 4)
     with pytest.raises(
-        ipfast.InputError, match=r"expected features of shape \[N, 4\] for this head; got \[5, 2, 4\]\. Token features"
+        ipfast.InputError, match=r"expected features of shape \[N, 4\] for this head; got \[5, 1, 2, 4\]\. .* \[N, T, 4\]"
     ):
-        last.features("f", torch.zeros(5, 2, 4))
+        last.features("f", torch.zeros(5, 1, 2, 4))
 
 
 def test_a_bare_linear_layer_may_be_in_train_mode():
