@@ -272,7 +272,7 @@ def score(
         require_pairs(where, chosen, {**alone, "keep_members": keep_members, "impact": impact != "utility"})
     output = None if out is None else check_output(where, "out", out, (".safetensors", *FORMATS))
     target = usable_device(where, device)
-    dispatch.select_backend(backend, device=target or _device_of(model, train))
+    kernels = dispatch.select_backend(backend, device=target or _device_of(model, train)).name != "reference"
 
     source = open_source(where, "train", train, batch_size=size)
     validation = open_validation(where, None if stored is not None else val, val_groups, batch_size=size)
@@ -317,7 +317,7 @@ def score(
     if stored is not None:
         check_query_fits(where, stored, head_engine)
     started = time.perf_counter()
-    result = _Result(stored, keep_members)
+    result = _Result(stored, keep_members, kernels)
     maker = None if stored is not None or isinstance(chosen, Control) else QueryMaker(chosen, chosen_impact, validation)
     if stored is not None and stored.terms:
         points: Iterable[Point] = [term.point for term in stored.terms]
@@ -367,9 +367,9 @@ def score(
 class _Result:
     """Scores of one group of points after another, added up, or kept for each point where they are needed alone."""
 
-    def __init__(self, stored: Query | None, keep_members: bool) -> None:
+    def __init__(self, stored: Query | None, keep_members: bool, kernels: bool) -> None:
         self.combine = "mean" if stored is None else stored.combine
-        self.keep_members = keep_members
+        self.keep_members, self.kernels = keep_members, kernels
         self.terms: list[Term] = []
         self.weights: list[float] = []
         self.backend = self.reason = self.route = self.route_reason = ""
@@ -385,7 +385,10 @@ class _Result:
             columns = scorer(h, y)
             return columns if alone else weighted_sum(columns, scorer.weights)
 
-        part, self.backend, self.reason, self.record = _stream(group.engine, block, scorer.columns, source, name, progress)
+        by_row = self.kernels and scorer.stack is not None  # a kernel's score of a row depends on that row alone
+        part, self.backend, self.reason, self.record = _stream(
+            group.engine, block, scorer.columns, source, name, progress, by_row=by_row
+        )
         if self.record is not None and not self.record.each and scorer.terms and isinstance(scorer.terms[0], Quadratic):
             self.backend, self.reason = "reference", "self-influence of sequences: products of residuals and features in torch"
         self.route, self.route_reason = group.choice.name, group.choice.reason
@@ -467,6 +470,7 @@ def _stream(
     name: str,
     progress: bool,
     rows: int | None = None,
+    by_row: bool = False,
 ) -> tuple[Tensor, str, str, TokenRecord | None]:
     """(scores [N, ...] on the CPU, backend, its reason, which tokens counted in token data) from one pass over the training
     data, at most `rows` at once."""
@@ -476,7 +480,7 @@ def _stream(
     done = 0
     record: TokenRecord | None = None
     with tqdm(total=source.rows, desc=name, unit=" samples", unit_scale=True, delay=1, disable=not progress) as bar:
-        for start, h, y in _pieces(engine.blocks("train", source, columns=columns), rows):
+        for start, h, y in _pieces(engine.blocks("train", source, columns=columns, by_row=by_row), rows):
             choice = choice or dispatch.select_backend(engine.backend, device=h.device)
             part = score_block(h, y)
             tokens = y if isinstance(y, TokenLabels) else None

@@ -23,6 +23,10 @@ BLOCK_BYTES = 16 * 2**20
 RESIDENT_WORK = 1 << 40
 """Products (N·d·C) of one call on an array in memory, which needs no copy: seconds between two steps of the progress bar."""
 
+RESIDENT_TOKENS = 1 << 15
+"""Tokens of one call on token data in memory, where none is left out. With more, torch would look at their labels in threads,
+which go on spinning beside those of the kernel."""
+
 Parameters = tuple[Tensor, Tensor | None]
 """(W, b) of a head: [C, d] and [C], or one for each query, [Q, C, d] and [Q, C]."""
 
@@ -145,10 +149,13 @@ class HeadEngine:
                 )
         self.of_tokens[argument] = of_tokens
 
-    def blocks(self, argument: str, source: Source, *, columns: int = 1) -> Iterator[tuple[int, Tensor, Labels]]:
+    def blocks(
+        self, argument: str, source: Source, *, columns: int = 1, by_row: bool = False
+    ) -> Iterator[tuple[int, Tensor, Labels]]:
         """(first row, features, labels) in blocks of block_rows(d) rows, or of a multiple where nothing is copied; `columns`
         is how many scores each row gets. Of token data (first sequence, features and labels of the counted tokens) in blocks of
-        whole sequences with about as many tokens."""
+        whole sequences with about as many tokens; in larger ones where nothing is copied and `by_row` tells that the arithmetic
+        of a row does not depend on cuts."""
         size = block_rows(self.last.width)
         if isinstance(source, ArraySource) and self.last.backbone is None and not self.of_tokens.get(argument):
             # `check` has prepared the labels.
@@ -160,21 +167,23 @@ class HeadEngine:
                 yield start, h, labels.to(h.device)
                 start += len(h)
             return
-        batches = self._batches(argument, source)
+        by_row = by_row and isinstance(source, ArraySource) and source.inputs.resident and self.last.backbone is None
+        batches = self._batches(argument, source, RESIDENT_TOKENS if by_row else size)
         first = next(batches, None)
         if first is None:
             return
         batches = chain([first], batches)
         if self.of_tokens[argument]:
-            yield from packed(batches, size, "mean" if self.tokens == "each" and argument == "val" else self.tokens)
+            tokens = "mean" if self.tokens == "each" and argument == "val" else self.tokens
+            yield from packed(batches, size, tokens, uncut=by_row)
         else:
             yield from _collect(batches, size)
 
-    def _batches(self, argument: str, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and labels of each batch that a loader or a backbone makes, or that token data in memory is cut into."""
+    def _batches(self, argument: str, source: Source, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features and labels of each batch that a loader or a backbone makes, or of about so many `tokens` of an array."""
         start, size = 0, self.batch_size
         if isinstance(source, ArraySource) and self.last.backbone is None:
-            size = math.ceil(block_rows(self.last.width) / max(source.inputs.shape[1], 1))
+            size = math.ceil(tokens / max(source.inputs.shape[1], 1))
         for inputs, labels in source.batches(size):
             h = self._place(self.last.features(self.where, inputs))
             if not isinstance(source, ArraySource):

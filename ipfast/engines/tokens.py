@@ -27,21 +27,27 @@ class TokenLabels:
     Attributes:
         labels: [K] or [K, C], as the loss takes them.
         counts: T_i [B], on the CPU; 0 for a sequence of which no token counts.
-        sequence: [K] number of each token's sequence among the B. position: [K] of the token in its sequence, as padded.
+        position: [K] of each token in its sequence, as padded.
         length: T, the longest that a sequence is with its padding.
         tokens: one of TOKENS.
     """
 
     labels: Tensor
     counts: Tensor
-    sequence: Tensor
     position: Tensor
     length: int
     tokens: str
+    part: slice | None = None  # of the K tokens that `counts` is of; None: all
 
     def __len__(self) -> int:
         """Scores that the block gives: one a sequence, or one a token."""
         return len(self.labels) if self.tokens == "each" else len(self.counts)
+
+    @property
+    def sequence(self) -> Tensor:
+        """Number of each token's sequence among the B [K]."""
+        every = torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+        return (every if self.part is None else every[self.part]).to(self.labels.device)
 
     def reduce(self, values: Tensor) -> Tensor:
         """Of values of the tokens [K, ...] those of the samples: Σ_t v_t or (1/T_i) Σ_t v_t [B, ...], or [K, ...] as they are.
@@ -65,13 +71,12 @@ class TokenLabels:
     def rows(self, row: int) -> Tensor:
         """Which of the K features the score number `row` comes from."""
         if self.tokens == "each":
-            return torch.tensor([row], device=self.sequence.device)
+            return torch.tensor([row], device=self.labels.device)
         return (self.sequence == row).nonzero().squeeze(1)
 
     def cut(self, rows: slice) -> TokenLabels:
         """Some of the tokens, each as a row of its own; sequences keep their numbers."""
-        labels, sequence, position = self.labels[rows], self.sequence[rows], self.position[rows]
-        return replace(self, labels=labels, sequence=sequence, position=position, tokens="each")
+        return replace(self, labels=self.labels[rows], position=self.position[rows], tokens="each", part=rows)
 
 
 Labels = Tensor | TokenLabels
@@ -158,8 +163,7 @@ def _encoded(where: str, labels: Any, shape: tuple[int, int], encode: EstimatorL
 def counted_tokens(h: Tensor, labels: Tensor, tokens: str) -> tuple[Tensor, TokenLabels]:
     """(rows [K, d] of the counted tokens of a batch [B, T, d], their labels); differentiable in h."""
     piece, flat = _piece(h, labels), h.reshape(-1, h.shape[-1])
-    sequence = torch.repeat_interleave(torch.arange(len(h)), piece.counts).to(h.device)
-    about = TokenLabels(piece.labels, piece.counts, sequence, piece.position, h.shape[1], tokens)
+    about = TokenLabels(piece.labels, piece.counts, piece.position, h.shape[1], tokens)
     return flat if piece.index is None else flat[piece.index], about
 
 
@@ -181,18 +185,22 @@ def _piece(h: Tensor, labels: Tensor) -> _Piece:
         counted = ~torch.isnan(labels).all(dim=2)
     else:
         counted = torch.ones(batch, length, dtype=torch.bool, device=labels.device)
+    flat = labels.reshape(batch * length, *labels.shape[2:])
+    if bool(counted.all()):
+        position = torch.arange(length, device=labels.device).repeat(batch)
+        return _Piece(None, flat.clone(), position, torch.full((batch,), length))  # a batch's memory may be used again
     rows = counted.flatten().nonzero().squeeze(1)
-    flat = labels.reshape(batch * length, *labels.shape[2:])[rows]  # a copy, for the batch's memory may be used again
-    index = None if len(rows) == batch * length else rows.to(h.device)
-    return _Piece(index, flat, rows % length, counted.sum(dim=1).cpu())
+    return _Piece(rows.to(h.device), flat[rows], rows % length, counted.sum(dim=1).cpu())
 
 
-def packed(batches: Iterator[tuple[Tensor, Tensor]], size: int, tokens: str) -> Iterator[tuple[int, Tensor, TokenLabels]]:
+def packed(
+    batches: Iterator[tuple[Tensor, Tensor]], size: int, tokens: str, *, uncut: bool = False
+) -> Iterator[tuple[int, Tensor, TokenLabels]]:
     """(first sequence, features [K, d], labels) of the counted tokens, in blocks of whole sequences.
 
     A block ends with the sequence that brings it to `size` tokens. So cuts depend on which tokens count and on nothing else,
     and the same data meets the same arithmetic however it arrives and however far it is padded. A batch without padding that
-    makes a block is handed on without a copy; otherwise tokens are gathered in one reused buffer.
+    makes a block is handed on without a copy, with `uncut` of any size; otherwise tokens are gathered in one reused buffer.
     """
     start = length = filled = 0
     buffer: Tensor | None = None
@@ -202,8 +210,7 @@ def packed(batches: Iterator[tuple[Tensor, Tensor]], size: int, tokens: str) -> 
         counts = torch.cat([part.counts for part in parts])
         where = features.device
         labels, position = (torch.cat(found).to(where) for found in zip(*[(p.labels, p.position) for p in parts], strict=True))
-        sequence = torch.repeat_interleave(torch.arange(len(counts)), counts).to(where)
-        return start, features, TokenLabels(labels, counts, sequence, position, length, tokens)
+        return start, features, TokenLabels(labels, counts, position, length, tokens)
 
     for h, y in batches:
         piece, flat = _piece(h, y), h.reshape(-1, h.shape[-1])
@@ -211,7 +218,8 @@ def packed(batches: Iterator[tuple[Tensor, Tensor]], size: int, tokens: str) -> 
         ends = piece.counts.cumsum(0)
         first = before = 0  # sequences and tokens of the batch that are in blocks
         while first < len(ends):
-            closing = int(torch.searchsorted(ends, before + size - filled))
+            as_is = uncut and not filled and piece.index is None
+            closing = len(ends) - 1 if as_is else int(torch.searchsorted(ends, before + size - filled))
             closes = closing < len(ends)
             last = closing + 1 if closes else len(ends)
             stop = int(ends[last - 1])

@@ -131,11 +131,15 @@ def _norms(args: Head, rows: Tensor, real: Tensor, include_bias: bool) -> Tensor
     flat, absent = rows.flatten(), ~real.flatten()
     w, b = args.weight[0], None if args.bias is None else args.bias[0]
     classes, width = w.shape
-    h = args.features[flat].to(w.dtype).masked_fill_(absent[:, None], 0)
+    first, last = int(flat[0]), int(flat[-1])
+    if last - first + 1 == len(flat) and bool(real.all()):  # one after another, as those of equal length are
+        h = args.features[first : last + 1].to(w.dtype)
+    else:
+        h = args.features[flat].to(w.dtype).masked_fill_(absent[:, None], 0)
     form = args.residual.rows(flat)
     uncounted = (absent if form.ignored is None else absent | form.ignored)[:, None]
     tiles = _residual_tiles(h, form, w, b)
-    each = h.view(n, length, width)
+    each = h.reshape(n, length, width)
     if 2 * length * (classes + width) <= classes * width:  # float64 costs twice
         gram = torch.zeros(n, length, length, dtype=torch.float64, device=h.device)
         for r in tiles:
