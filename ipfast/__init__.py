@@ -23,7 +23,8 @@ from .methods import Control, Method
 from .ops import dropout_mask
 from .points import Checkpoints, Dropout, ExtraSGD, Final
 from .query import Query, query
-from .score import Scorer, score
+from .score import score
+from .scorer import Scorer
 from .scores import Scores
 
 __version__ = "0.1.0"

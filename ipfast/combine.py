@@ -57,3 +57,8 @@ def deviations(columns: Tensor, terms: Sequence[Term]) -> Tensor:
         return -moved.square()
     c = torch.stack([term.deviation for term in rest if isinstance(term, LossDeviation) and term.deviation is not None])
     return moved * c.to(moved)
+
+
+def by_deviation(terms: Sequence[Term]) -> bool:
+    """Whether terms are those of the loss-deviation estimator, which compares each point with the first."""
+    return bool(terms) and isinstance(terms[0], LossDeviation)

@@ -1,31 +1,28 @@
-"""Scoring: a Scorer for one batch, and score() for a whole data set."""
+"""score(): the scores of a whole data set."""
 
 from __future__ import annotations
 
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from . import dispatch
 from .checks import positive_integer, usable_device
-from .combine import combined, deviations, weighted_sum
 from .data import Source, check_output, open_source, same_data
-from .data.sources import split_batch
 from .data.writers import FORMATS
-from .engines import TOKENS, HeadEngine, Labels, TokenLabels, find_last_layer
-from .errors import InputError, InputTypeError, IpfastWarning
-from .groups import Group, GroupScorer, QueryMaker, groups
+from .engines import TOKENS, HeadEngine, find_last_layer
+from .errors import InputError, IpfastWarning
+from .groups import GroupScorer, QueryMaker, groups
+from .head_score import HeadRun
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
-from .ops import BLOCK_ROWS
 from .pairwise import Pairwise, require_pairs
 from .points import Final, Point
 from .query import (
@@ -40,126 +37,9 @@ from .query import (
     validation_sets,
 )
 from .registry import check_choice
+from .scorer import check_query_fits, know_query
 from .scores import Scores
-from .terms import Dot, LossDeviation, Quadratic, Term
-
-
-class Scorer:
-    """Scores of one batch: Scorer(model, query)((inputs, labels)) -> [B]. Picklable, so a worker can hold one.
-
-    Token data [B, T, d] is scored as the query was made: one score a sequence [B], or with tokens="each" [B, T].
-
-    Args:
-        model: as in `score`; with a query from `ipfast.query` or Query.load.
-        query: the terms to score.
-        backend, device: as in `score`.
-        check: refuse a model in train mode and a head with NaN.
-        group: number of the group of points to score, where they do not share features: each checkpoint of a network is one.
-            The scores of the groups add up.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        query: Query,
-        *,
-        backend: str = "auto",
-        device: str | torch.device | None = None,
-        check: bool = True,
-        group: int | None = None,
-    ) -> None:
-        where = "Scorer"
-        if not isinstance(query, Query):
-            raise InputTypeError(f"{where}: expected query to be made by ipfast.query; got {type(query).__name__}.")
-        check_choice(where, "backend", backend, dispatch.BACKENDS)
-        if query.combine != "mean":
-            raise InputError(
-                f"{where}: expected a query whose members are averaged; combine={query.combine!r} needs the scores of all "
-                "samples at once. Use ipfast.score."
-            )
-        # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
-        last = find_last_layer(where, model, head=query.head, check=check)
-        self.query = query
-        engine = HeadEngine(
-            where,
-            last,
-            query.loss,
-            backend=backend,
-            include_bias=query.include_bias,
-            batch_size=BATCH_SIZE,
-            device=usable_device(where, device),
-            tokens=query.tokens or "mean",
-        )
-        _know_query(engine, query)
-        check_query_fits(where, query, engine)
-        made = _only(where, groups(engine, [term.point for term in query.terms] or Final().points()), group)
-        self.group, self._scorer = made[0], GroupScorer(made[0], list(query.terms[made[1] : made[1] + len(made[0].points)]))
-        if isinstance(query.method, Method) and len(made[0].points) < len(query.terms) and _by_deviation(query.terms):
-            raise InputError(
-                f"{where}: expected points that share their features for the loss-deviation estimator, which compares each "
-                "with the first; a network's do not. Use ipfast.score."
-            )
-        self.engine = self.group.engine
-
-    def __call__(self, batch: Any) -> Tensor:
-        """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
-        inputs, labels = split_batch("Scorer", "batch", batch)
-        h, y = self.engine.batch("batch", inputs, labels)
-        tokens = y if isinstance(y, TokenLabels) else None
-        columns, weights = self._scorer(h, y), self._scorer.weights
-        self.engine.require_finite("batch", 0, h, columns, tokens)
-        if _by_deviation(self.query.terms):
-            columns, weights = deviations(columns, self.query.terms), weights[1:]
-        values = weighted_sum(columns, weights)
-        if self.query.queries is None:
-            values = values[:, 0]
-        if tokens is None or tokens.tokens != "each":
-            return values
-        return _spread(values, tokens.sequence, tokens.position, len(tokens.counts), tokens.length)
-
-
-def _only(where: str, found: Iterator[Group], group: int | None) -> tuple[Group, int]:
-    """The group that is asked for, or the only one, and the number of its first point."""
-    first, before = 0, None
-    for index, item in enumerate(found):
-        if index == group:
-            return item, first
-        if group is None and before is not None:
-            raise InputError(
-                f"{where}: expected group to be a number, since the points do not share features; got None. Pass 0, 1, … and "
-                "add up the scores."
-            )
-        before, first = item, first + len(item.points)
-    if before is None or group is not None:
-        raise InputError(f"{where}: expected group to be below the number of groups; got {group}.")
-    return before, 0
-
-
-def _know_query(engine: HeadEngine, query: Query) -> None:
-    """Tell the engine whether the query is of token data, which the scored data must then be too."""
-    if isinstance(query.method, Method) and query.method.needs_val:
-        engine.of_tokens["the query"] = query.tokens is not None
-
-
-def _spread(values: Tensor, sequence: Tensor, position: Tensor, rows: int, length: int) -> Tensor:
-    """[N, T] of scores of tokens [K] (members [N, P, T] of [K, P]), 0 where a token does not count."""
-    result = values.new_zeros(rows, length, *values.shape[1:])
-    result[sequence, position] = values
-    return result if values.dim() == 1 else result.transpose(1, 2).contiguous()
-
-
-def _by_deviation(terms: Sequence[Term]) -> bool:
-    return bool(terms) and isinstance(terms[0], LossDeviation)
-
-
-def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
-    """Refuse a query that was made for a head of another shape."""
-    for term in query.terms:
-        if isinstance(term, Dot) and term.gradient.shape[-2:] != engine.last.weight.shape:
-            raise InputError(
-                f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
-                f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
-            )
+from .streaming import Result
 
 
 def score(
@@ -303,7 +183,7 @@ def score(
         tokens=tokens if stored is None else stored.tokens or "mean",
     )
     if stored is not None:
-        _know_query(head_engine, stored)
+        know_query(head_engine, stored)
     head_engine.check("train", source)
     for val_source in () if validation is None else validation.sources:
         head_engine.check("val", val_source)
@@ -317,28 +197,28 @@ def score(
     if stored is not None:
         check_query_fits(where, stored, head_engine)
     started = time.perf_counter()
-    result = _Result(stored, keep_members, kernels)
+    combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
+    result = Result(combine, keep_members)
+    run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)
     maker = None if stored is not None or isinstance(chosen, Control) else QueryMaker(chosen, chosen_impact, validation)
     if stored is not None and stored.terms:
         points: Iterable[Point] = [term.point for term in stored.terms]
     else:
         points = chosen.points.points(trainable(head_engine)) if isinstance(chosen, Method) else Final().points()
-    if stored is None and isinstance(chosen, Method):
-        result.combine = chosen.points.combine
     for group in groups(head_engine, points):
         if not aggregate and validation is not None:
-            result.add_pairs(group, Pairwise(group, validation), source, chosen.name, progress)
+            run.add_pairs(group, Pairwise(group, validation))
             continue
         first = len(result.terms)
         terms = (
             list((stored.terms if stored else ())[first : first + len(group.points)]) if maker is None else maker.terms(group)
         )
-        result.add(group, GroupScorer(group, terms), source, chosen.name, progress)
+        run.add(group, GroupScorer(group, terms))
     values, members = result.finish()
     queries = stored.queries if stored is not None else None if validation is None else validation.names
     if queries is None and aggregate:
         values, members = values[:, 0], None if members is None else members[:, :, 0]
-    record, counted = result.record, None
+    record, counted = run.record, None
     samples = len(values) if record is None else len(record.counts)
     if record is not None and record.each:
         values, counted = record.spread(values), record.mask()
@@ -347,168 +227,21 @@ def score(
     stats = {
         **about,
         "N": samples,
-        "backend_reason": result.reason,
+        "backend_reason": run.reason,
         "engine_reason": "params='last': the head engine is exact and reads the features once",
         "loss": chosen_loss.form,
         "head": last.name,
         "score_seconds": time.perf_counter() - started - (0.0 if maker is None else maker.stats.get("query_seconds", 0.0)),
     }
     if len(result.weights) > 1:
-        stats |= {"members": len(result.weights), "ensemble": result.route, "ensemble_reason": result.route_reason}
+        stats |= {"members": len(result.weights), "ensemble": run.route, "ensemble_reason": run.route_reason}
     if record is not None:
         stats |= {"tokens": head_engine.tokens, "counted_tokens": int(record.counts.sum())}
         stats["empty_sequences"] = int((record.counts == 0).sum())
     if names is not None and len(names) != samples:
         raise InputError(f"{where}: expected one id a sample; got {len(names)} ids for {samples} samples.")
-    made = Scores(values, chosen.name, head_engine.name, result.backend, stats, names, members, queries, counted)
+    made = Scores(values, chosen.name, head_engine.name, run.backend, stats, names, members, queries, counted)
     return _finish(where, made, output)
-
-
-class _Result:
-    """Scores of one group of points after another, added up, or kept for each point where they are needed alone."""
-
-    def __init__(self, stored: Query | None, keep_members: bool, kernels: bool) -> None:
-        self.combine = "mean" if stored is None else stored.combine
-        self.keep_members, self.kernels = keep_members, kernels
-        self.terms: list[Term] = []
-        self.weights: list[float] = []
-        self.backend = self.reason = self.route = self.route_reason = ""
-        self.record: TokenRecord | None = None
-        self._kept: list[Tensor] = []
-        self._total: Tensor | None = None
-
-    def add(self, group: Group, scorer: GroupScorer, source: Source, name: str, progress: bool) -> None:
-        """Score the training data at the points of a group."""
-        alone = self.keep_members or self.combine != "mean" or _by_deviation(scorer.terms)
-
-        def block(h: Tensor, y: Labels) -> Tensor:
-            columns = scorer(h, y)
-            return columns if alone else weighted_sum(columns, scorer.weights)
-
-        by_row = self.kernels and scorer.stack is not None  # a kernel's score of a row depends on that row alone
-        part, self.backend, self.reason, self.record = _stream(
-            group.engine, block, scorer.columns, source, name, progress, by_row=by_row
-        )
-        if self.record is not None and not self.record.each and scorer.terms and isinstance(scorer.terms[0], Quadratic):
-            self.backend, self.reason = "reference", "self-influence of sequences: products of residuals and features in torch"
-        self.route, self.route_reason = group.choice.name, group.choice.reason
-        self.terms += scorer.terms
-        self.weights += scorer.weights
-        if alone:
-            self._kept.append(part)
-        else:
-            self._total = part if self._total is None else self._total + part
-
-    def add_pairs(self, group: Group, pairs: Pairwise, source: Source, name: str, progress: bool) -> None:
-        """The products of the training data with each validation sample at the points of a group."""
-        part, _, _, _ = _stream(group.engine, pairs, len(pairs.features), source, name, progress, rows=BLOCK_ROWS)
-        self.backend, self.reason = "reference", "aggregate=False: two matrix products"
-        self.route, self.route_reason = "dense", "every point has residuals of its own"
-        self.weights += pairs.weights
-        self._total = part if self._total is None else self._total.add_(part)
-
-    def finish(self) -> tuple[Tensor, Tensor | None]:
-        """(scores [N, Q], scores at each point [N, T, Q] if asked for)"""
-        if self._total is not None:
-            return self._total, None
-        members = self._kept[0] if len(self._kept) == 1 else torch.cat(self._kept, dim=1)
-        if _by_deviation(self.terms):
-            members, self.weights = deviations(members, self.terms), self.weights[1:]
-        return combined(members, self.weights, self.combine), members if self.keep_members else None
-
-
-class TokenRecord:
-    """Which tokens of a run had counted, in order.
-
-    Attributes:
-        each: whether the scores are of tokens.
-        length: T, the longest that a sequence was with its padding.
-    """
-
-    def __init__(self, tokens: str) -> None:
-        self.each, self.length = tokens == "each", 0
-        self._counts: list[Tensor] = []
-        self._position: list[Tensor] = []
-
-    def add(self, block: TokenLabels) -> None:
-        self.length = max(self.length, block.length)
-        self._counts.append(block.counts)
-        if self.each:
-            self._position.append(block.position.cpu())
-
-    @property
-    def counts(self) -> Tensor:
-        """T_i [N]"""
-        return torch.cat(self._counts)
-
-    def spread(self, values: Tensor) -> Tensor:
-        """[N, T] of scores of tokens [K], or [N, P, T] of [K, P]."""
-        counts = self.counts
-        sequence = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        return _spread(values, sequence, torch.cat(self._position), len(counts), self.length)
-
-    def mask(self) -> Tensor:
-        """Whether a token counted [N, T]."""
-        return self.spread(torch.ones(int(self.counts.sum()), dtype=torch.bool))
-
-
-def _pieces(blocks: Iterator[tuple[int, Tensor, Labels]], rows: int | None) -> Iterator[tuple[int, Tensor, Labels]]:
-    for start, h, y in blocks:
-        if rows is None or isinstance(y, TokenLabels):
-            yield start, h, y
-            continue
-        for first in range(0, len(h), rows):
-            piece = slice(first, first + rows)
-            yield start + first, h[piece], y[piece]
-
-
-def _stream(
-    engine: HeadEngine,
-    score_block: Callable[[Tensor, Labels], Tensor],
-    columns: int,
-    source: Source,
-    name: str,
-    progress: bool,
-    rows: int | None = None,
-    by_row: bool = False,
-) -> tuple[Tensor, str, str, TokenRecord | None]:
-    """(scores [N, ...] on the CPU, backend, its reason, which tokens counted in token data) from one pass over the training
-    data, at most `rows` at once."""
-    values: Tensor | None = None
-    pieces: list[Tensor] = []
-    choice: dispatch.BackendChoice | None = None
-    done = 0
-    record: TokenRecord | None = None
-    with tqdm(total=source.rows, desc=name, unit=" samples", unit_scale=True, delay=1, disable=not progress) as bar:
-        for start, h, y in _pieces(engine.blocks("train", source, columns=columns, by_row=by_row), rows):
-            choice = choice or dispatch.select_backend(engine.backend, device=h.device)
-            part = score_block(h, y)
-            tokens = y if isinstance(y, TokenLabels) else None
-            samples = len(part) if tokens is None else len(tokens.counts)
-            done = start + samples
-            engine.require_finite("train", start, h, part, tokens)
-            if tokens is not None:
-                record = record or TokenRecord(engine.tokens)
-                record.add(tokens)
-            if source.rows is None or (record is not None and record.each):
-                pieces.append(part.cpu())
-            else:
-                if done > source.rows:
-                    break
-                if values is None:
-                    values = torch.empty(source.rows, *part.shape[1:], dtype=part.dtype)
-                values[start:done] = part
-            bar.update(samples)
-    if source.rows not in (None, done):
-        raise InputError(
-            f"score: expected {source.rows} samples, the length of train; it gave {'more' if done > source.rows else done}. "
-            "Check its __len__ and its sampler."
-        )
-    if pieces:
-        values = torch.cat(pieces)
-    if values is None or choice is None:
-        raise InputError("score: expected at least one sample in train; it is empty.")
-    return values, choice.name, choice.reason, record
 
 
 def _random(source: Source, control: Control) -> Tensor:

@@ -31,12 +31,36 @@ ALLOWED = {
     # where points and engines meet, which do not know each other
     "groups": {"ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods", "terms"},
     "pairwise": {"groups", "methods", "engines"},
-    "query": {"dispatch", "losses", "data", "engines", "points", "impacts", "methods", "terms", "groups"},
+    "query": {
+        "network_groups",
+        "network_score",
+        "dispatch",
+        "losses",
+        "data",
+        "engines",
+        "points",
+        "impacts",
+        "methods",
+        "terms",
+        "groups",
+    },
     "scores": {"data"},  # the readers and writers of score files
+    "network_groups": {"losses", "data", "engines", "points", "impacts", "methods", "terms", "groups"},  # the same for networks
+    "token_scores": {"engines"},
+    "streaming": {"combine", "data", "terms"},  # one pass over the data
+    "head_score": {"streaming", "token_scores", "combine", "pairwise", "groups", "terms", "dispatch", "ops", "data", "engines"},
+    "network_score": {
+        *("streaming", "combine", "network_groups", "groups", "terms", "scores", "losses", "data", "engines"),
+        *("points", "impacts", "methods"),
+    },
+    "scorer": {
+        *("query", "terms", "groups", "combine", "token_scores", "network_groups", "network_score", "dispatch", "data"),
+        *("engines", "points", "methods"),
+    },
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
     "score": {
-        *("query", "terms", "groups", "combine", "pairwise", "scores", "dispatch", "ops", "losses", "data", "engines"),
-        *("points", "impacts", "methods"),
+        *("query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
+        *("losses", "data", "engines", "points", "impacts", "methods"),
     },
     "index": {"query", "scores", "data", "ops"},
     "curate": {"scores", "data"},

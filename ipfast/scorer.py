@@ -1,0 +1,130 @@
+"""Scores of one batch, for workers that hold a model and a query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import dispatch
+from .checks import usable_device
+from .combine import by_deviation, deviations, weighted_sum
+from .data.sources import split_batch
+from .engines import HeadEngine, TokenLabels, find_last_layer
+from .errors import InputError, InputTypeError
+from .groups import Group, GroupScorer, groups
+from .methods import Method
+from .points import Final
+from .query import BATCH_SIZE, Query
+from .registry import check_choice
+from .terms import Dot
+from .token_scores import spread
+
+
+class Scorer:
+    """Scores of one batch: Scorer(model, query)((inputs, labels)) -> [B]. Picklable, so a worker can hold one.
+
+    Token data [B, T, d] is scored as the query was made: one score a sequence [B], or with tokens="each" [B, T].
+
+    Args:
+        model: as in `score`; with a query from `ipfast.query` or Query.load.
+        query: the terms to score.
+        backend, device: as in `score`.
+        check: refuse a model in train mode and a head with NaN.
+        group: number of the group of points to score, where they do not share features: each checkpoint of a network is one.
+            The scores of the groups add up.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        query: Query,
+        *,
+        backend: str = "auto",
+        device: str | torch.device | None = None,
+        check: bool = True,
+        group: int | None = None,
+    ) -> None:
+        where = "Scorer"
+        if not isinstance(query, Query):
+            raise InputTypeError(f"{where}: expected query to be made by ipfast.query; got {type(query).__name__}.")
+        check_choice(where, "backend", backend, dispatch.BACKENDS)
+        if query.combine != "mean":
+            raise InputError(
+                f"{where}: expected a query whose members are averaged; combine={query.combine!r} needs the scores of all "
+                "samples at once. Use ipfast.score."
+            )
+        # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
+        last = find_last_layer(where, model, head=query.head, check=check)
+        self.query = query
+        engine = HeadEngine(
+            where,
+            last,
+            query.loss,
+            backend=backend,
+            include_bias=query.include_bias,
+            batch_size=BATCH_SIZE,
+            device=usable_device(where, device),
+            tokens=query.tokens or "mean",
+        )
+        know_query(engine, query)
+        check_query_fits(where, query, engine)
+        made = _only(where, groups(engine, [term.point for term in query.terms] or Final().points()), group)
+        self.group, self._scorer = made[0], GroupScorer(made[0], list(query.terms[made[1] : made[1] + len(made[0].points)]))
+        if isinstance(query.method, Method) and len(made[0].points) < len(query.terms) and by_deviation(query.terms):
+            raise InputError(
+                f"{where}: expected points that share their features for the loss-deviation estimator, which compares each "
+                "with the first; a network's do not. Use ipfast.score."
+            )
+        self.engine = self.group.engine
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
+        inputs, labels = split_batch("Scorer", "batch", batch)
+        h, y = self.engine.batch("batch", inputs, labels)
+        tokens = y if isinstance(y, TokenLabels) else None
+        columns, weights = self._scorer(h, y), self._scorer.weights
+        self.engine.require_finite("batch", 0, h, columns, tokens)
+        if by_deviation(self.query.terms):
+            columns, weights = deviations(columns, self.query.terms), weights[1:]
+        values = weighted_sum(columns, weights)
+        if self.query.queries is None:
+            values = values[:, 0]
+        if tokens is None or tokens.tokens != "each":
+            return values
+        return spread(values, tokens.sequence, tokens.position, len(tokens.counts), tokens.length)
+
+
+def _only(where: str, found: Iterator[Group], group: int | None) -> tuple[Group, int]:
+    """The group that is asked for, or the only one, and the number of its first point."""
+    first, before = 0, None
+    for index, item in enumerate(found):
+        if index == group:
+            return item, first
+        if group is None and before is not None:
+            raise InputError(
+                f"{where}: expected group to be a number, since the points do not share features; got None. Pass 0, 1, … and "
+                "add up the scores."
+            )
+        before, first = item, first + len(item.points)
+    if before is None or group is not None:
+        raise InputError(f"{where}: expected group to be below the number of groups; got {group}.")
+    return before, 0
+
+
+def know_query(engine: HeadEngine, query: Query) -> None:
+    """Tell the engine whether the query is of token data, which the scored data must then be too."""
+    if isinstance(query.method, Method) and query.method.needs_val:
+        engine.of_tokens["the query"] = query.tokens is not None
+
+
+def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
+    """Refuse a query that was made for a head of another shape."""
+    for term in query.terms:
+        if isinstance(term, Dot) and term.gradient.shape[-2:] != engine.last.weight.shape:
+            raise InputError(
+                f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
+                f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
+            )
