@@ -10,8 +10,20 @@ if __name__ != "ipfast.kernels":
         "import it, rather than its source folder."
     )
 
+from ._layer_tune import LayerConfig, default_layer_config
 from ._tune import Config, default_config
 from .head_dot import head_dot
 from .head_norm import head_norm
+from .layer_dot import layer_dot
+from .layer_norm_sq import layer_norm_sq
 
-__all__ = ["Config", "default_config", "head_dot", "head_norm"]
+__all__ = [
+    "Config",
+    "LayerConfig",
+    "default_config",
+    "default_layer_config",
+    "head_dot",
+    "head_norm",
+    "layer_dot",
+    "layer_norm_sq",
+]

@@ -19,7 +19,7 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16"}
+TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16"}
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
 """Bytes of shared memory (LDS) that one block may have."""
 
@@ -47,7 +47,7 @@ def signature(kernel: Any, features: torch.dtype, constants: dict[str, Any]) -> 
         elif name in ("rows", "width", "stride", "classes", "outputs"):
             result[name] = "i32"
         elif name == "features":
-            result[name] = f"*{_TYPES[features]}"
+            result[name] = f"*{TYPES[features]}"
         elif name == "labels":
             result[name] = "*i64" if constants["LOSS"] == 0 else compute
         else:
@@ -56,9 +56,14 @@ def signature(kernel: Any, features: torch.dtype, constants: dict[str, Any]) -> 
 
 
 def compile_for(kernel: Any, target: str, features: torch.dtype, constants: dict[str, Any], config: Any) -> Binary:
-    """The kernel's binary for a target, with the block sizes of a config."""
+    """A head kernel's binary for a target, with the block sizes of a config."""
     constants = {**constants, "BLOCK_N": config.rows, "BLOCK_C": config.classes, "BLOCK_D": config.width}
-    source = ASTSource(fn=kernel, signature=signature(kernel, features, constants), constexprs=constants)
+    return compiled(kernel, target, signature(kernel, features, constants), constants, config)
+
+
+def compiled(kernel: Any, target: str, types: dict[str, str], constants: dict[str, Any], config: Any) -> Binary:
+    """A kernel's binary for a target, with the warps and stages of a config."""
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     made = triton.compile(source, target=TARGETS[target], options=options)
     read = _read_hip if target.startswith("gfx") else _read_cuda

@@ -23,13 +23,14 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
 @pytest.mark.parametrize(("dtype", "precision"), COMBINATIONS)
-def test_default_configurations_fit_the_machine(dtype, precision, target):
+@pytest.mark.parametrize("script", ["compile_defaults.py", "compile_layers.py"])
+def test_default_configurations_fit_the_machine(script, dtype, precision, target):
     if target == "gfx942" and precision == "tf32x3":
         pytest.skip("tf32x3 is NVIDIA's; on AMD the launcher asks for ieee, which is tested")
     # A process of its own: elsewhere in the suite triton may be imported for its interpreter, and it is one or the other.
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}
-    script = Path(__file__).parent / "compile_defaults.py"
+    file = Path(__file__).parent / script
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, target, dtype, precision], env=environment, capture_output=True, text=True
+        [sys.executable, "-W", "ignore", file, target, dtype, precision], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
