@@ -53,6 +53,8 @@ CALLABLES = [
     ipfast.ops.head_dot,
     ipfast.ops.head_norm,
     ipfast.ops.token_norm,
+    ipfast.ops.layer_dot,
+    ipfast.ops.layer_norm_sq,
     ipfast.ops.dropout_mask,
     Masked,
     ipfast.curate.trim,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..checks import positive_integer
 from ..dispatch import BackendChoice
 from ..errors import InputError, InputTypeError, UnavailableError
 from . import _head
@@ -66,8 +67,7 @@ def layer(where: str, a: Any, b: Any, groups: int) -> Layer:
         raise InputError(
             f"{where}: expected a and b on one device; got {inputs.device} and {cotangents.device}. Move b with .to(a.device)."
         )
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise InputError(f"{where}: expected groups to be a positive integer; got {groups!r}. A plain layer has groups=1.")
+    groups = positive_integer(where, "groups", groups)
     for name, value in (("a", inputs), ("b", cotangents)):
         if value.shape[-1] == 0 or value.shape[-1] % groups:
             raise InputError(

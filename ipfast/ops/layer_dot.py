@@ -177,7 +177,7 @@ def _product(x: Tensor, v: Tensor, u: Tensor, across: bool) -> None:
     """u = x Vᵀ [n, t, d_out], or across: V xᵀ [n, d_out, t]."""
     if across:
         torch.bmm(v.expand(len(x), -1, -1), x.transpose(1, 2), out=u)
-    elif x.stride(2) == 1 and x.stride(0) != x.shape[1] * x.stride(1) and len(x) > 1:
+    elif x.stride(2) == 1 and x.stride(0) != x.shape[1] * x.stride(1) and min(x.shape[:2]) > 1:
         torch.bmm(x, v.T.expand(len(x), -1, -1), out=u)  # rows that do not follow each other from sample to sample
     else:
         torch.mm(x.flatten(0, 1), v.T, out=u.flatten(0, 1))
