@@ -9,7 +9,7 @@
 from . import curate, losses, ops
 from .curvature import Identity
 from .dispatch import select_backend
-from .engines import select_ensemble
+from .engines import LayerShape, select_engine, select_ensemble
 from .errors import (
     InputError,
     InputTypeError,
@@ -40,6 +40,7 @@ __all__ = [
     "InputTypeError",
     "IpfastError",
     "IpfastWarning",
+    "LayerShape",
     "Method",
     "MissingFileError",
     "NonFiniteError",
@@ -55,5 +56,6 @@ __all__ = [
     "query",
     "score",
     "select_backend",
+    "select_engine",
     "select_ensemble",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,13 +135,14 @@ def groups(engine: HeadEngine, points: Iterable[Point]) -> Iterator[Group]:
     """Points in groups, in order: heads on given features are one group; of a network every stored state is one."""
     waiting: list[Point] = []
     for point in points:
-        if engine.last.backbone is None or point.state is None:
+        everywhere = point.mask is not None and point.mask.scope == "all"
+        if not everywhere and (engine.last.backbone is None or point.state is None):
             waiting.append(point)
             continue
         if waiting:
             yield _group(engine, waiting)
             waiting = []
-        yield _group(engine.at(point.state.load(engine.where)), [point])
+        yield _group(engine.at(_state(engine, point)), [point])
     if waiting:
         yield _group(engine, waiting)
 
@@ -155,7 +156,7 @@ def _group(engine: HeadEngine, points: list[Point]) -> Group:
         head = last.at(engine.where, point.state.load(engine.where)) if by_state and point.state is not None else last
         members.append(_member(engine.where, head, point.mask))
     masks = [point.mask for point in points if point.mask is not None]
-    if not masks or any(point.state is not None for point in points):
+    if not masks or any(point.state is not None for point in points) or masks[0].scope == "all":
         return Group(engine, points, members, EnsembleChoice("dense", "every point has parameters of its own"))
     device = last.weight.device if engine.device is None else engine.device
     choice = select_ensemble(
@@ -164,9 +165,24 @@ def _group(engine: HeadEngine, points: list[Point]) -> Group:
     return Group(engine, points, members, choice)
 
 
+def _state(engine: HeadEngine, point: Point) -> Mapping[str, Tensor]:
+    """All parameters and buffers of the network at a point, every weight masked where the mask says so."""
+    module = engine.last.backbone
+    if module is None:
+        raise InputError(
+            f"{engine.where}: expected a network with Dropout(scope='all'), whose features are computed anew for each "
+            "member; got features. Pass the network and its inputs, or leave scope out."
+        )
+    state = module.state_dict() if point.state is None else dict(point.state.load(engine.where))
+    if point.mask is None:
+        return state
+    parameters = {name: state[name] for name, value in module.named_parameters() if value.dtype.is_floating_point}
+    return {**state, **point.mask.masked(parameters)}
+
+
 def _member(where: str, last: LastLayer, mask: Mask | None) -> Member:
     """The head with its mask."""
-    if mask is None:
+    if mask is None or mask.scope == "all":  # carried out in the whole network
         return Member(last.weight, last.bias)
     weight_name, bias_name = last.parameters
     foreign = [name for name in mask.names if name not in last.parameters]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from . import dispatch
 from .checks import existing_file, positive_integer, usable_device
 from .data import Source, open_source
 from .data.writers import check_output, written_whole
-from .engines import TOKENS, HeadEngine, find_last_layer
-from .errors import InputError
+from .engines import TOKENS, HeadEngine, SampleLoss, find_last_layer
+from .errors import InputError, InputTypeError
 from .groups import QueryMaker, Validation, groups
 from .impacts import Impact, get_impact
 from .losses import Loss, get_loss
 from .methods import METHODS, Control, Method, get_method
+from .network_groups import NetworkJob
+from .network_score import NetworkRun, open_network, require_engine
 from .points import Mask, Point, State, Trainable
 from .registry import check_choice
-from .terms import Dot, LossDeviation, Term
+from .terms import Dot, LossDeviation, NetworkDot, Term
 
 BATCH_SIZE = 256
 """Samples that go through a backbone at once, where the data does not come in batches."""
@@ -48,21 +50,28 @@ class Query:
         combine: how the scores at the points become one: "mean", "zscore" or "rank".
         queries: names of several queries, whose scores are [N, Q]; None for a single one.
         tokens: what a sample of token data is, "mean", "sum" or "each"; None: the query is of samples, not of token data.
+        params: "last", or the names of the scored parameters of a whole network.
     """
 
     terms: tuple[Term, ...]
     method: Method | Control
-    loss: Loss
+    loss: Loss | SampleLoss
     head: str
     include_bias: bool
     stats: Mapping[str, Any] = field(default_factory=dict)
     combine: str = "mean"
     queries: tuple[str, ...] | None = None
     tokens: str | None = "mean"
+    params: str | tuple[str, ...] = "last"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a .safetensors file. Masks go by name, seed, member and rate, checkpoint files by path and hash."""
         where = "Query.save"
+        if not isinstance(self.loss, Loss):
+            raise InputError(
+                f"{where}: expected a loss of ipfast.losses, which can be written to a file; got a callable. Pass the query on "
+                "as it is."
+            )
         file = check_output(where, "path", path, (".safetensors",))
         if not isinstance(self.method, Method) or not self.method.needs_val:
             raise InputError(f"{where}: expected a query made from validation data; {self.method.name!r} has nothing to store.")
@@ -72,11 +81,13 @@ class Query:
                 tensors[f"{index}.weight"] = term.gradient
                 if term.bias_gradient is not None:
                     tensors[f"{index}.bias"] = term.bias_gradient
+            elif isinstance(term, NetworkDot):
+                tensors |= {f"{index}.gradient.{name}": value for name, value in term.gradients.items()}
             elif isinstance(term, LossDeviation) and term.deviation is not None:
                 tensors[f"{index}.deviation"] = term.deviation
             state = term.point.state
             if state is not None and state.values is not None:
-                if self.head:
+                if self.head or self.params != "last":
                     raise InputError(
                         f"{where}: expected checkpoints of a whole network as files, which a query refers to; got state dicts. "
                         "Save them and pass their paths."
@@ -93,6 +104,7 @@ class Query:
             "combine": self.combine,
             "queries": json.dumps(self.queries),
             "tokens": json.dumps(self.tokens),
+            "params": json.dumps(self.params),
             "stats": json.dumps(dict(self.stats)),
         }
         with written_whole(file) as beside:
@@ -119,8 +131,9 @@ class Query:
             # A stored query is complete in its terms; of a method that is no row of the table only the name is left to know.
             method = METHODS.get(where, name) if name in METHODS else Method(name=name)
             queries = None if names is None else tuple(names)
-            tokens = json.loads(about.get("tokens", "null"))
-            return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries, tokens)
+            tokens, params = json.loads(about.get("tokens", "null")), json.loads(about.get("params", '"last"'))
+            scored = params if isinstance(params, str) else tuple(params)
+            return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries, tokens, scored)
         except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
             raise InputError(
                 f"{where}: expected a file written by Query.save; {str(file)!r} cannot be read ({error})."
@@ -154,6 +167,10 @@ def _restored(index: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> 
     point = Point(weight, Mask(**about["mask"]) if "mask" in about else None, state)
     if "floor" in about:
         return LossDeviation(weight, point, tensors[f"{index}.deviation"], about["floor"])
+    start = f"{index}.gradient."
+    gradients = {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+    if gradients:
+        return NetworkDot(weight, point, gradients)
     return Dot(weight, point, tensors[f"{index}.weight"], tensors.get(f"{index}.bias"))
 
 
@@ -162,9 +179,9 @@ def query(
     val: Any = None,
     *,
     method: str | Method | Control = "ip",
-    loss: str | Loss = "auto",
+    loss: Any = "auto",
     impact: Any = "utility",
-    params: str = "last",
+    params: str | Sequence[str] = "last",
     head: str | None = None,
     include_bias: bool = True,
     backend: str = "auto",
@@ -174,11 +191,13 @@ def query(
     train: Any = None,
     val_groups: Any = None,
     tokens: str = "mean",
+    labels_key: str = "labels",
 ) -> Query:
     """Make the query of a method: for "ip" the gradient G = (1/M) Σ_v ∇ℓ_v of the validation loss at the last layer.
 
     Args:
-        model, val, val_groups, method, loss, impact, params, head, include_bias, check, batch_size, device, tokens: as in
+        model, val, val_groups, method, loss, impact, params, head, include_bias, check, batch_size, device, tokens,
+            labels_key: as in
             `ipfast.score`.
         backend: accepted so that the options of `score` can be passed on; the query itself is computed by torch.
         train: used only to find the head by running the model when there is no `val`.
@@ -198,19 +217,24 @@ def query(
     """
     where = "query"
     chosen = get_method(where, method)
-    check_choice(where, "params", params, ("last",))
+    check_params(where, params)
+    require_engine(where, params, "auto", {"head": head is not None, "include_bias=False": not include_bias})
     check_choice(where, "tokens", tokens, TOKENS)
     check_choice(where, "backend", backend, dispatch.BACKENDS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
-    loss = known_loss(where, loss)
+    loss = known_loss(where, loss, params)
     target_impact = get_impact(where, impact)
     require_val(where, chosen, val, target_impact)
     target = usable_device(where, device)
-    validation = open_validation(where, val, val_groups, batch_size=size)
+    validation = open_validation(where, val, val_groups, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
+    if params != "last":
+        network = open_network(where, model, default_loss(loss, None, where), params=params, tokens=tokens, check=check)
+        job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
+        return build_network_query(NetworkRun(job, chosen, target_impact, validation))
     finder = None if validation is None else validation.sources[0]
     if finder is None and train is not None:
-        finder = open_source(where, "train", train, batch_size=size)
+        finder = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
     first = None if finder is None else lambda: next(iter(finder.batches(size)))[0]
     last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
     chosen_loss = default_loss(loss, last.loss, where)
@@ -229,13 +253,27 @@ def query(
     return build_query(engine, chosen, target_impact, validation)
 
 
-def known_loss(where: str, loss: str | Loss) -> str | Loss:
+def check_params(where: str, params: Any) -> None:
+    """Refuse params that are neither a known word nor patterns."""
+    words = ("last", "all", "trainable")
+    if isinstance(params, str) and params not in words:
+        raise InputTypeError(
+            f"{where}: expected params to be one of {', '.join(map(repr, words))}, or a list of patterns of parameter names; "
+            f"got {params!r}. Put a single pattern into a list."
+        )
+
+
+def known_loss(where: str, loss: str | Loss | SampleLoss, params: str | Sequence[str] = "last") -> str | Loss | SampleLoss:
     """The loss asked for, checked before a model runs; "auto" stays, since only the model can tell."""
-    return loss if isinstance(loss, str) and loss == "auto" else get_loss(where, loss)
+    if params != "last" and callable(loss) and not isinstance(loss, (Loss, type)):
+        return loss
+    return loss if isinstance(loss, str) and loss == "auto" else get_loss(where, loss)  # type: ignore[arg-type]
 
 
-def default_loss(loss: str | Loss, own: str | None, where: str) -> Loss:
+def default_loss(loss: str | Loss | SampleLoss, own: str | None, where: str) -> Any:
     """The loss asked for; "auto" is the estimator's own, else cross_entropy."""
+    if callable(loss) and not isinstance(loss, Loss):
+        return loss
     if isinstance(loss, str) and loss == "auto":
         loss = own or "cross_entropy"
     return get_loss(where, loss)
@@ -297,6 +335,23 @@ def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, va
     )
 
 
+def build_network_query(run: NetworkRun) -> Query:
+    """The query of a method at the points it names, for parameters of a whole network."""
+    network, validation = run.job.network, run.validation
+    return Query(
+        tuple(_pinned(term) for _, terms in run.groups(None) for term in terms),
+        run.method,
+        network.loss,
+        "",
+        True,
+        {} if run.maker is None else run.maker.stats,
+        combine=run.method.points.combine if isinstance(run.method, Method) else "mean",
+        queries=None if validation is None else validation.names,
+        tokens=network.tokens,
+        params=tuple(network.parameters),
+    )
+
+
 def trainable(engine: HeadEngine) -> Trainable:
     """What points that train the model on may do with it."""
     return Trainable(engine.last.module, engine.sample_losses)
@@ -307,7 +362,7 @@ def _pinned(term: Term) -> Term:
     return term if state is None else replace(term, point=replace(term.point, state=state.pinned()))
 
 
-def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int) -> Validation | None:
+def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int, labels_key: str = "labels") -> Validation | None:
     """V as one query, as a query for each of several sets, or as one for each group of its samples."""
     if val is None:
         if val_groups is not None:
@@ -317,7 +372,7 @@ def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int) -
         return None
     sets = _sets(val)
     if sets is None:
-        source = open_source(where, "val", val, batch_size=batch_size)
+        source = open_source(where, "val", val, batch_size=batch_size, labels_key=labels_key)
         if val_groups is None:
             return Validation((source,))
         return _grouped(where, source, val_groups)
@@ -327,7 +382,7 @@ def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int) -
         )
     if not sets:
         raise InputError(f"{where}: expected at least one validation set in val; got none.")
-    sources = tuple(open_source(where, "val", data, batch_size=batch_size) for data in sets.values())
+    sources = tuple(open_source(where, "val", data, batch_size=batch_size, labels_key=labels_key) for data in sets.values())
     return Validation(sources, tuple(sets))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,21 @@ from . import dispatch
 from .checks import positive_integer, usable_device
 from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
-from .engines import TOKENS, HeadEngine, find_last_layer
+from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
 from .errors import InputError, IpfastWarning
 from .groups import GroupScorer, QueryMaker, groups
 from .head_score import HeadRun
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
+from .network_groups import NetworkJob
+from .network_score import NetworkRun, network_scores, open_network, require_engine, require_pairs_fit
 from .pairwise import Pairwise, require_pairs
 from .points import Final, Point
 from .query import (
     BATCH_SIZE,
     Query,
+    check_params,
     default_loss,
     known_loss,
     open_validation,
@@ -48,9 +51,9 @@ def score(
     val: Any = None,
     *,
     method: str | Method | Control = "ip",
-    loss: str | Loss = "auto",
+    loss: Any = "auto",
     impact: Any = "utility",
-    params: str = "last",
+    params: str | Sequence[str] = "last",
     head: str | None = None,
     include_bias: bool = True,
     engine: str = "auto",
@@ -65,6 +68,7 @@ def score(
     keep_members: bool = False,
     aggregate: bool = True,
     tokens: str = "mean",
+    labels_key: str = "labels",
 ) -> Scores:
     """Score every training sample: which help the model on the validation data (positive) and which hurt it (negative).
 
@@ -73,30 +77,37 @@ def score(
         s_i = (1/T) Σ_t ⟨G_t, ∇ℓ_i(θ_t)⟩                 method="ip_ensemble": at T dropout members; "tracin": at checkpoints
         s_i = −‖∇ℓ_i‖²                                   method="self_tracin": no validation data; lowest = memorised, noisy
 
-    Gradients are those of the last linear layer, computed exactly from its input features without being formed. Each training
-    batch passes through the model once, under inference_mode. val must be trusted: with label noise in it, "ip" can be worse
-    than chance.
+    Gradients are those of the last linear layer, computed exactly from its input features without being formed: each training
+    batch passes through the model once, under inference_mode. With `params` they are those of any parameters, as exact: a
+    forward-mode pass for one query, at about three times the cost of inference, or one backward pass to the layers' outputs for
+    several queries and for self-influence. Nothing of the model is ever changed. val must be trusted: with label noise in it,
+    "ip" can be worse than chance.
 
     Args:
         model: an nn.Module that ends in an nn.Linear, in eval mode; a bare nn.Linear, when the data are features; a fitted
             scikit-learn linear classifier; or a .safetensors or .npz path with `weight` [C, d] and `bias` [C].
         train, val: a pair (features or inputs [N, ...], labels) of arrays, tensors or .npy paths; a Dataset; a DataLoader that
             does not shuffle; a path to an .npz or .safetensors file with `features` and `labels`. A memory-mapped array is read
-            block by block. val may be a stored Query, which carries its method; it is None for self_tracin, loss and random.
+            block by block. Batches are tuples (inputs …, labels), or dictionaries with the keyword arguments of the model and
+            its labels under `labels_key`, as those of Hugging Face data sets. val may be a stored Query, which carries its
+            method; it is None for self_tracin, loss and random.
             Several validation sets, as a list of them or as a mapping from names, make as many queries.
         method: "ip", "ip_ensemble", "self_tracin", or a control that others must beat: "loss" (−ℓ_i) or "random"; or a Method,
             such as Method(points=Dropout(20, 0.05)), or Method(points=Checkpoints([...])) for TracIn.
         loss: "cross_entropy" (integer labels), "bce_with_logits", "mse" or an object of ipfast.losses; "auto": the estimator's
-            own for scikit-learn, else cross_entropy.
+            own for scikit-learn, else cross_entropy. With `params` also a callable (model, batch) -> ℓ [B] of each sample.
         impact: what should improve: "utility" (the mean validation loss) or a callable f(logits [M, C], labels [M]) -> scalar,
             lower is better.
-        params: "last", the final linear layer.
+        params: "last", the final linear layer; "all" parameters; "trainable", those that require gradients; or a list of
+            regular expressions searched for in their names, such as ["lora_"]. Others cost nothing but the forward pass.
         head: name of that layer; None finds it by running the model on one batch.
         include_bias: whether the layer's bias is a scored parameter.
-        engine: "auto" or "head".
+        engine: "auto" (see `ipfast.select_engine`), or the one to use: "head" for the last layer, "forward", "ghost" or
+            "explicit" (gradients that are formed, to check the others) for other parameters.
         backend: "auto", "reference", "cpp" or "triton"; a named one is used or refused.
         check: refuse a model in train mode and NaN weights, warn if val is train.
-        batch_size: samples that go through the model at once (default 256), where the data does not come in batches.
+        batch_size: samples that go through the model at once, where the data does not come in batches: default 256, or with
+            `params` as many as fit into memory.
         device: where scores are computed; default: where the model or the features are.
         progress: show a bar with rate and remaining time on runs over a second.
         ids: [N] names of the samples, carried to the output.
@@ -128,8 +139,8 @@ def score(
     [0.5, 0.0]
     """
     where = "score"
-    check_choice(where, "engine", engine, ("auto", "head"))
-    check_choice(where, "params", params, ("last",))
+    check_params(where, params)
+    check_choice(where, "engine", engine, ENGINES)
     check_choice(where, "backend", backend, dispatch.BACKENDS)
     check_choice(where, "tokens", tokens, TOKENS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
@@ -138,12 +149,15 @@ def score(
     given["include_bias"] = not include_bias
     given["val_groups"] = val_groups is not None
     given["tokens"] = tokens != "mean"
+    given["params"] = params != "last"
     if stored is not None and any(given.values()):
         superfluous = " and ".join(name for name, is_given in given.items() if is_given)
         raise InputError(f"{where}: expected no {superfluous} beside a stored Query, which carries its own. Leave it out.")
     chosen = stored.method if stored is not None else get_method(where, method)
-    loss = known_loss(where, loss)
+    loss = known_loss(where, loss, params)
     chosen_impact = get_impact(where, impact)
+    scored = params if stored is None else stored.params
+    require_engine(where, scored, engine, {"head": head is not None, "include_bias=False": not include_bias})
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
     if not aggregate:
@@ -154,14 +168,45 @@ def score(
     target = usable_device(where, device)
     kernels = dispatch.select_backend(backend, device=target or _device_of(model, train)).name != "reference"
 
-    source = open_source(where, "train", train, batch_size=size)
-    validation = open_validation(where, None if stored is not None else val, val_groups, batch_size=size)
+    source = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
+    validation = open_validation(where, None if stored is not None else val, val_groups, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
     names = _names(where, ids, source)
     if isinstance(chosen, Control) and chosen.name == "random":
         if tokens == "each":
             raise InputError(f"{where}: expected no tokens='each' with method 'random', one number a sample. Leave it out.")
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
+
+    if check and validation is not None and any(same_data(train, data) for data in validation_sets(val)):
+        warnings.warn(
+            "score: val is the training data itself. Its gradient is nearly zero at the optimum and carries the same label "
+            "noise, so scores can be worse than chance. Pass clean held-out data, or use method='self_tracin'.",
+            IpfastWarning,
+            stacklevel=2,
+        )
+    combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
+    queries = stored.queries if stored is not None else None if validation is None else validation.names
+    if scored != "last":
+        sample_loss = stored.loss if stored is not None else default_loss(loss, None, where)
+        network = open_network(
+            where, model, sample_loss, params=scored, tokens=tokens if stored is None else stored.tokens, check=check
+        )
+        job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size)
+        if not aggregate:
+            assert validation is not None
+            validation = require_pairs_fit(where, network, validation)
+        made = network_scores(
+            NetworkRun(job, chosen, chosen_impact, validation),
+            source,
+            stored=None if stored is None else stored.terms,
+            about={} if stored is None else stored.stats,
+            result=Result(combine, keep_members),
+            queries=queries,
+            progress=progress,
+            ids=names,
+            pairs=not aggregate,
+        )
+        return _finish(where, made, output)
 
     finder = source if validation is None else validation.sources[0]
     last = find_last_layer(
@@ -172,6 +217,7 @@ def score(
         check=check,
     )
     chosen_loss = stored.loss if stored is not None else default_loss(loss, last.loss, where)
+    assert isinstance(chosen_loss, Loss)
     head_engine = HeadEngine(
         where,
         last,
@@ -187,17 +233,9 @@ def score(
     head_engine.check("train", source)
     for val_source in () if validation is None else validation.sources:
         head_engine.check("val", val_source)
-    if check and validation is not None and any(same_data(train, data) for data in validation_sets(val)):
-        warnings.warn(
-            "score: val is the training data itself. Its gradient is nearly zero at the optimum and carries the same label "
-            "noise, so scores can be worse than chance. Pass clean held-out data, or use method='self_tracin'.",
-            IpfastWarning,
-            stacklevel=2,
-        )
     if stored is not None:
         check_query_fits(where, stored, head_engine)
     started = time.perf_counter()
-    combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
     result = Result(combine, keep_members)
     run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)
     maker = None if stored is not None or isinstance(chosen, Control) else QueryMaker(chosen, chosen_impact, validation)
@@ -215,7 +253,6 @@ def score(
         )
         run.add(group, GroupScorer(group, terms))
     values, members = result.finish()
-    queries = stored.queries if stored is not None else None if validation is None else validation.names
     if queries is None and aggregate:
         values, members = values[:, 0], None if members is None else members[:, :, 0]
     record, counted = run.record, None

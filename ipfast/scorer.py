@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,13 @@ from .checks import usable_device
 from .combine import by_deviation, deviations, weighted_sum
 from .data.sources import split_batch
 from .engines import HeadEngine, TokenLabels, find_last_layer
+from .engines.outputs import samples
 from .errors import InputError, InputTypeError
 from .groups import Group, GroupScorer, groups
+from .losses import Loss
 from .methods import Method
+from .network_groups import NetworkGroup, NetworkJob, NetworkScorer, network_groups
+from .network_score import open_network
 from .points import Final
 from .query import BATCH_SIZE, Query
 from .registry import check_choice
@@ -56,9 +60,33 @@ class Scorer:
                 f"{where}: expected a query whose members are averaged; combine={query.combine!r} needs the scores of all "
                 "samples at once. Use ipfast.score."
             )
+        self.query = query
+        made = _OfHead if query.params == "last" else _OfNetwork
+        self._scores = made(where, model, query, backend=backend, device=usable_device(where, device), check=check, group=group)
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
+        return self._scores(batch)
+
+
+class _OfHead:
+    """At the last layer."""
+
+    def __init__(
+        self,
+        where: str,
+        model: Any,
+        query: Query,
+        *,
+        backend: str,
+        device: torch.device | None,
+        check: bool,
+        group: int | None,
+    ) -> None:
         # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
         last = find_last_layer(where, model, head=query.head, check=check)
         self.query = query
+        assert isinstance(query.loss, Loss)
         engine = HeadEngine(
             where,
             last,
@@ -66,22 +94,18 @@ class Scorer:
             backend=backend,
             include_bias=query.include_bias,
             batch_size=BATCH_SIZE,
-            device=usable_device(where, device),
+            device=device,
             tokens=query.tokens or "mean",
         )
         know_query(engine, query)
         check_query_fits(where, query, engine)
-        made = _only(where, groups(engine, [term.point for term in query.terms] or Final().points()), group)
-        self.group, self._scorer = made[0], GroupScorer(made[0], list(query.terms[made[1] : made[1] + len(made[0].points)]))
-        if isinstance(query.method, Method) and len(made[0].points) < len(query.terms) and by_deviation(query.terms):
-            raise InputError(
-                f"{where}: expected points that share their features for the loss-deviation estimator, which compares each "
-                "with the first; a network's do not. Use ipfast.score."
-            )
-        self.engine = self.group.engine
+        chosen, first = _only(where, groups(engine, [term.point for term in query.terms] or Final().points()), group)
+        self._scorer = GroupScorer(chosen, list(query.terms[first : first + len(chosen.points)]))
+        if len(chosen.points) < len(query.terms):
+            _refuse_deviation(where, query)
+        self.engine = chosen.engine
 
     def __call__(self, batch: Any) -> Tensor:
-        """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
         inputs, labels = split_batch("Scorer", "batch", batch)
         h, y = self.engine.batch("batch", inputs, labels)
         tokens = y if isinstance(y, TokenLabels) else None
@@ -97,9 +121,54 @@ class Scorer:
         return spread(values, tokens.sequence, tokens.position, len(tokens.counts), tokens.length)
 
 
-def _only(where: str, found: Iterator[Group], group: int | None) -> tuple[Group, int]:
+class _OfNetwork:
+    """Over the parameters of a whole network."""
+
+    def __init__(
+        self,
+        where: str,
+        model: Any,
+        query: Query,
+        *,
+        backend: str,
+        device: torch.device | None,
+        check: bool,
+        group: int | None,
+    ) -> None:
+        network = open_network(where, model, query.loss, params=query.params, tokens=query.tokens, check=check)
+        self.query, self.job = query, NetworkJob(where, network, engine="auto", batch_size=None)
+        points = [term.point for term in query.terms] or Final().points()
+        chosen, first = _only(where, network_groups(self.job, points), group)
+        _refuse_deviation(where, query)
+        self._scorer = NetworkScorer(chosen, list(query.terms[first : first + 1]))
+
+    def __call__(self, batch: Any) -> Tensor:
+        network = self.job.network
+        inputs, labels = split_batch("Scorer", "batch", batch)
+        placed = network.place(inputs)
+        prepared = network.prepare("Scorer, batch", placed, labels, samples(placed) or 0)
+        columns = self._scorer(placed, prepared)
+        self.job.require_finite("batch", 0, columns)
+        values = weighted_sum(columns, self._scorer.weights)
+        return values[:, 0] if self.query.queries is None else values
+
+
+def _refuse_deviation(where: str, query: Query) -> None:
+    """Refuse the loss-deviation estimator, which compares each point with the first, where a group holds only one."""
+    if by_deviation(query.terms):
+        raise InputError(
+            f"{where}: expected points that share their features for the loss-deviation estimator, which compares each "
+            "with the first; a network's do not. Use ipfast.score."
+        )
+
+
+AnyGroup = TypeVar("AnyGroup", Group, NetworkGroup)
+
+
+def _only(where: str, found: Iterator[AnyGroup], group: int | None) -> tuple[AnyGroup, int]:
     """The group that is asked for, or the only one, and the number of its first point."""
-    first, before = 0, None
+    first = 0
+    before: AnyGroup | None = None
     for index, item in enumerate(found):
         if index == group:
             return item, first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +19,15 @@ class Dot:
     point: Point
     gradient: Tensor
     bias_gradient: Tensor | None
+
+
+@dataclass(frozen=True)
+class NetworkDot:
+    """w·⟨q, ∇ℓ_i(θ)⟩ with the query q by parameter name, each [Q, *shape]."""
+
+    weight: float
+    point: Point
+    gradients: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,4 +54,4 @@ class LossDeviation:
     floor: float
 
 
-Term = Dot | Quadratic | LossDeviation
+Term = Dot | NetworkDot | Quadratic | LossDeviation

@@ -55,12 +55,12 @@ ALLOWED = {
     },
     "scorer": {
         *("query", "terms", "groups", "combine", "token_scores", "network_groups", "network_score", "dispatch", "data"),
-        *("engines", "points", "methods"),
+        *("engines", "points", "methods", "losses"),
     },
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
     "score": {
         *("query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
-        *("losses", "data", "engines", "points", "impacts", "methods"),
+        *("network_groups", "losses", "data", "engines", "points", "impacts", "methods"),
     },
     "index": {"query", "scores", "data", "ops"},
     "curate": {"scores", "data"},

@@ -458,7 +458,7 @@ BAD = {
         ipfast.InputTypeError,
         r"expected impact to be a name \(utility\) or a callable.*; got int",
     ),
-    "params": ({"params": "all"}, ipfast.InputError, "expected params to be one of 'last'; got 'all'"),
+    "params": ({"params": "most"}, ipfast.InputTypeError, "expected params to be one of 'last', 'all', 'trainable'"),
     "engine": ({"engine": "heed"}, ipfast.InputError, "expected engine .* Did you mean 'head'"),
     "backend_unknown": ({"backend": "tritn"}, ipfast.InputError, "expected backend .* Did you mean 'triton'"),
     "batch_size": ({"batch_size": 0}, ipfast.InputError, "expected batch_size to be a positive integer; got 0"),

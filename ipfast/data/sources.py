@@ -64,8 +64,8 @@ class ArraySource(Source):
 class LoaderSource(Source):
     """Batches of a DataLoader, as it makes them."""
 
-    def __init__(self, where: str, argument: str, loader: DataLoader[Any]) -> None:
-        self.where, self.argument, self.loader = where, argument, loader
+    def __init__(self, where: str, argument: str, loader: DataLoader[Any], labels_key: str = "labels") -> None:
+        self.where, self.argument, self.loader, self.labels_key = where, argument, loader, labels_key
         sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
         # Where the data set makes the batches, or a batch sampler of the user's own, the lengths known here are not N.
         countable = loader.batch_size is not None and not isinstance(loader.dataset, IterableDataset)
@@ -85,22 +85,27 @@ class LoaderSource(Source):
 
     def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
         for batch in self.loader:
-            yield split_batch(self.where, self.argument, batch)
+            yield split_batch(self.where, self.argument, batch, self.labels_key)
 
 
-def split_batch(where: str, argument: str, batch: Any) -> tuple[Any, Any]:
-    """(inputs, labels) of one batch: the last element is the labels, the ones before it are the model's arguments."""
+def split_batch(where: str, argument: str, batch: Any, labels_key: str = "labels") -> tuple[Any, Any]:
+    """(inputs, labels) of one batch: of a tuple the last element is the labels, and those before it are the model's arguments;
+    of a mapping the entry `labels_key` is the labels, and the others are the model's keyword arguments."""
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
     if isinstance(batch, Mapping):
-        raise InputTypeError(
-            f"{where}: expected batches of {argument} to be tuples (inputs, labels); got a dictionary with the keys "
-            f"{', '.join(map(str, batch))}. Wrap the data set to return tuples."
+        if labels_key in batch and len(batch) > 1:
+            return {name: value for name, value in batch.items() if name != labels_key}, batch[labels_key]
+        raise InputError(
+            f"{where}: expected batches of {argument} with the labels under {labels_key!r} beside the model's arguments; got "
+            f"{', '.join(map(str, batch)) or 'nothing'}. Name their key with labels_key=."
         )
-    raise InputTypeError(f"{where}: expected batches of {argument} to be tuples (inputs, labels); got {type(batch).__name__}.")
+    raise InputTypeError(
+        f"{where}: expected batches of {argument} to be tuples (inputs, labels) or dictionaries; got {type(batch).__name__}."
+    )
 
 
-def open_source(where: str, argument: str, data: Any, *, batch_size: int) -> Source:
+def open_source(where: str, argument: str, data: Any, *, batch_size: int, labels_key: str = "labels") -> Source:
     """A Source over any of the accepted kinds of data."""
     if isinstance(data, Source):
         return data
@@ -111,10 +116,10 @@ def open_source(where: str, argument: str, data: Any, *, batch_size: int) -> Sou
             raise InputError(f"{where}: expected {argument} to be a pair (features, labels); got {len(data)} elements.")
         return ArraySource(where, argument, data[0], data[1])
     if isinstance(data, DataLoader):
-        return LoaderSource(where, argument, data)
+        return LoaderSource(where, argument, data, labels_key)
     bare = isinstance(data, (np.ndarray, Tensor, Mapping)) or hasattr(data, "to_numpy")  # indexable, but not by sample
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not bare):
-        return LoaderSource(where, argument, DataLoader(data, batch_size=batch_size, shuffle=False))
+        return LoaderSource(where, argument, DataLoader(data, batch_size=batch_size, shuffle=False), labels_key)
     raise InputTypeError(
         f"{where}: expected {argument} to be a pair (features, labels), a Dataset, a DataLoader, or a path to an .npz or "
         f".safetensors file; got {type(data).__name__}."

@@ -3,17 +3,24 @@
 from .ensemble import EnsembleChoice, Member, Stack, select_ensemble
 from .head import HeadEngine
 from .last_layer import LastLayer, find_last_layer
+from .network import SampleLoss
+from .selection import ENGINES, EngineChoice, LayerShape, select_engine
 from .tokens import TOKENS, Labels, TokenLabels
 
 __all__ = [
+    "ENGINES",
     "TOKENS",
+    "EngineChoice",
     "EnsembleChoice",
     "HeadEngine",
     "Labels",
     "LastLayer",
+    "LayerShape",
     "Member",
+    "SampleLoss",
     "Stack",
     "TokenLabels",
     "find_last_layer",
+    "select_engine",
     "select_ensemble",
 ]

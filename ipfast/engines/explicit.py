@@ -17,32 +17,45 @@ class ExplicitEngine:
 
     Args:
         network: the losses as a function of the scored parameters.
-        loop: one backward pass a sample, for networks that torch.func.vmap does not take; otherwise vmap(grad).
+        loop: one backward pass a sample; False: torch.func.vmap of them; None: vmap for networks that it takes, else the loop.
     """
 
     name = "explicit"
 
-    def __init__(self, network: Network, *, loop: bool = False) -> None:
+    def __init__(self, network: Network, *, loop: bool | None = None) -> None:
         self.network, self.loop = network, loop
 
     def gradients(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> dict[str, Tensor]:
         """∇ℓ_i by parameter name, each [B, *shape]."""
-        network, count = self.network, samples(inputs)
-        assert count is not None
-        theta = {**network.parameters, **(at or {})}
+        if not self.loop:
+            try:
+                return self._at_once(inputs, labels, at or {})
+            except RuntimeError:  # vmap takes no control flow that depends on data, as in attention masks of Hugging Face
+                if self.loop is not None:
+                    raise
+                self.loop = True
+        return self._one_by_one(inputs, labels, at or {})
+
+    def _at_once(self, inputs: Any, labels: Any, at: Parameters) -> dict[str, Tensor]:
+        network, count = self.network, samples(inputs) or 1
+        theta = {**network.parameters, **at}
         scored = {name: theta.pop(name) for name in network.parameters}
+
+        def one(parameters: dict[str, Tensor], sample: Any, label: Any) -> Tensor:
+            loss: Tensor = network.losses({**theta, **parameters}, _batch_of_one(sample), _batch_of_one(label))[0]
+            return loss
+
         with forward_differentiable(network.structure):
-            if not self.loop:
+            dims = (None, *_sample_dims((inputs, labels), count))
+            made: dict[str, Tensor] = torch.func.vmap(torch.func.grad(one), in_dims=dims)(scored, inputs, labels)
+        return {name: value.detach() for name, value in made.items()}
 
-                def one(parameters: dict[str, Tensor], sample: Any, label: Any) -> Tensor:
-                    loss: Tensor = network.losses({**theta, **parameters}, _batch_of_one(sample), _batch_of_one(label))[0]
-                    return loss
-
-                dims = (None, *_sample_dims((inputs, labels), count))
-                made: dict[str, Tensor] = torch.func.vmap(torch.func.grad(one), in_dims=dims)(scored, inputs, labels)
-                return made
-            leaves = {name: value.clone().requires_grad_() for name, value in scored.items()}
-            rows = []
+    def _one_by_one(self, inputs: Any, labels: Any, at: Parameters) -> dict[str, Tensor]:
+        network, count = self.network, samples(inputs) or 1
+        theta = {**network.parameters, **at}
+        leaves = {name: theta.pop(name).clone().requires_grad_() for name in network.parameters}
+        rows = []
+        with forward_differentiable(network.structure), torch.enable_grad():
             for row in range(count):
                 sample = slice(row, row + 1)
                 loss = network.losses({**theta, **leaves}, rows_of(inputs, sample, count), rows_of(labels, sample, count))

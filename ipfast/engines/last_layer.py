@@ -15,6 +15,7 @@ from ..checks import check_evaluation_mode, check_finite_parameters
 from ..data.files import read_head, read_head_name
 from ..errors import InputError, InputTypeError
 from .estimators import EstimatorLabels, is_estimator, read_estimator
+from .outputs import call_arguments, logits_in, moved
 
 
 @dataclass(frozen=True)
@@ -121,21 +122,13 @@ def _rows(where: str, h: Tensor, width: int) -> Tensor:
 def _run(model: nn.Module, inputs: Any) -> Any:
     """The model's output on a batch, moved to where the model is."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    return model(*(a.to(device, non_blocking=True) if isinstance(a, Tensor) else a for a in arguments))
+    arguments, keywords = call_arguments(moved(inputs, device))
+    return model(*arguments, **keywords)
 
 
 def logits_of(model: nn.Module, inputs: Any) -> Tensor | None:
     """The logits that a model gives for a batch; None where its output holds none."""
-    return _logits(_run(model, inputs))
-
-
-def _logits(output: Any) -> Tensor | None:
-    """The logits in what a model returns: a tensor, an object with .logits, or a tuple that starts with them."""
-    output = getattr(output, "logits", output)
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
+    return logits_in(_run(model, inputs))
 
 
 def find_last_layer(

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from ..checks import check_evaluation_mode
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
-from .outputs import logits_of_output, moved, rows_of, samples
+from .outputs import call_arguments, logits_of_output, moved, rows_of, samples
 
 Parameters = Mapping[str, Tensor]
 """Name -> tensor. A model's other parameters and buffers keep the values it has."""
@@ -188,13 +188,6 @@ def ignored_label(loss: Loss) -> int:
     """The label of tokens that do not count."""
     named: int | None = getattr(loss, "ignore_index", None)
     return IGNORED if named is None else named
-
-
-def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments with which a model is called on a batch."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
 def scored_names(where: str, model: nn.Module, params: str | Sequence[str]) -> list[str]:

@@ -22,6 +22,13 @@ def moved(value: Any, device: torch.device) -> Any:
     return value
 
 
+def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments with which a model is called on a batch."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
 def logits_in(output: Any) -> Tensor | None:
     """The logits in what a model returns: a tensor, an object or mapping with `logits`, or a tuple that starts with them."""
     if isinstance(output, Mapping):

@@ -1,1 +1,6 @@
-"""What the ghost engine knows of a type of layer: its part of a score, and of a gradient's norm."""
+"""What the ghost engine knows of a type of layer: its part of a score, and of a gradient's norm. One file a type."""
+
+from . import convolution, embedding, linear, normalization
+from .base import RULES, Kept, LayerRule, layer_rule, wide
+
+__all__ = ["RULES", "Kept", "LayerRule", "convolution", "embedding", "layer_rule", "linear", "normalization", "wide"]

@@ -26,6 +26,7 @@ class Mask:
         bias: whether the bias is masked too.
         chain: whether gradients are taken through the mask, with respect to the unmasked parameters.
         names: parameter name of the scored layer -> the name whose mask it gets.
+        scope: "scored", the scored parameters; or "all" of the model's.
     """
 
     member: int
@@ -35,6 +36,7 @@ class Mask:
     bias: bool = False
     chain: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    scope: str = "scored"
 
     @property
     def scale(self) -> float:
@@ -43,6 +45,20 @@ class Mask:
     def dropped(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Flat indices of the dropped entries of a parameter, ascending, int64."""
         return ops.dropout_mask(self.names.get(name, name), shape, self.rate, self.seed, self.member)
+
+    def masked(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """scale·(1 − D)∘θ of those parameters that are masked: of two dimensions and more, and on request biases."""
+        foreign = [name for name in self.names if name not in parameters]
+        if foreign:
+            raise InputError(
+                f"Dropout: expected names to map parameters in the mask's scope; {foreign[0]!r} is none of them. Leave it out."
+            )
+        made = {}
+        for name, value in parameters.items():
+            if value.dim() >= 2 or (self.bias and name.rsplit(".", 1)[-1] == "bias"):
+                made[name] = (value * self.scale).contiguous()
+                made[name].view(-1)[self.dropped(name, tuple(value.shape)).to(value.device)] = 0
+        return made
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 
 from ..checks import positive_integer
-from ..errors import InputError, InputTypeError, UnavailableError
+from ..errors import InputError, InputTypeError
 from ..registry import check_choice
 from .base import Mask, Point, Points, Trainable
 
@@ -23,7 +23,8 @@ class Dropout(Points):
     Args:
         members: T. rate: share of the weights that a member drops, 0 ≤ rate < 1.
         seed: of the masks.
-        scope: "scored", the weight of the scored layer; "all", every weight of the network, is not there yet.
+        scope: "scored", the weights among the scored parameters; or "all" weights of the network, whose features are then
+            computed anew for each member. Weights are the parameters of two dimensions and more.
         rescale: divide the kept weights by 1 − rate, so that the members' mean is θ.
         mask_bias: drop entries of the bias as well.
         chain: take gradients through the mask, with respect to θ; otherwise with respect to θ_m, dropped entries included.
@@ -62,11 +63,7 @@ class Dropout(Points):
         if not 0 <= self.seed < 2**64:
             raise InputError(f"{where}: expected seed to be in 0 .. 2^64-1; got {self.seed}. Choose another one.")
         check_choice(where, "combine", self.combine, COMBINATIONS)
-        if check_choice(where, "scope", self.scope, ("scored", "all")) == "all":
-            raise UnavailableError(
-                f"{where}: expected scope='scored'; got 'all', which comes with whole-network scoring. Leave scope out to mask "
-                "the scored layer."
-            )
+        check_choice(where, "scope", self.scope, ("scored", "all"))
         names = {} if self.names is None else self.names
         if not isinstance(names, Mapping) or not all(isinstance(name, str) for pair in names.items() for name in pair):
             raise InputTypeError(
@@ -82,5 +79,5 @@ class Dropout(Points):
             yield Point(weight)
         for member in range(self.members):
             names = dict(self.names or {})
-            mask = Mask(member, float(self.rate), self.seed, self.rescale, self.mask_bias, self.chain, names)
+            mask = Mask(member, float(self.rate), self.seed, self.rescale, self.mask_bias, self.chain, names, self.scope)
             yield Point(weight, mask=mask)

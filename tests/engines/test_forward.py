@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from networks import PROBLEMS, assert_unchanged, gradient_loop, images, products, snapshot, texts
+from tolerances import BATCH_RELATIVE, FLOAT64_RELATIVE, assert_relative, assert_within_rule
 from torch import nn
 
 from ipfast.engines.explicit import ExplicitEngine
@@ -9,8 +11,6 @@ from ipfast.engines.forward import ForwardEngine
 from ipfast.engines.network import Network
 from ipfast.errors import InputError, InputTypeError, UnavailableError
 from ipfast.losses import CrossEntropy
-from tests.networks import PROBLEMS, assert_unchanged, gradient_loop, images, products, snapshot, texts
-from tests.tolerances import BATCH_RELATIVE, FLOAT64_RELATIVE, assert_relative, assert_within_rule
 
 ENGINES = {
     "forward": ForwardEngine,

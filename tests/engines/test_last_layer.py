@@ -45,6 +45,7 @@ WRAPS = {
     "list": lambda z: [z],
     "attribute": Output,
     "view": lambda z: z.view(-1, 3),
+    "mapping": lambda z: {"logits": z},
 }
 
 
@@ -57,7 +58,7 @@ def test_the_layer_that_makes_the_logits_is_found(wrap):
     assert (last.outputs, last.width) == (3, 6)
 
 
-@pytest.mark.parametrize("wrap", [lambda z: z.softmax(dim=1), lambda z: z + 1, lambda z: z[:, :2], lambda z: {"logits": z}])
+@pytest.mark.parametrize("wrap", [lambda z: z.softmax(dim=1), lambda z: z + 1, lambda z: z[:, :2], lambda z: {"scores": z}])
 def test_what_is_not_the_output_of_a_linear_layer_is_refused(wrap):
     with pytest.raises(
         ipfast.InputError,

@@ -1,0 +1,330 @@
+"""The ghost engine: scores from one forward pass and one backward pass to the layers' outputs; no weight gradient is formed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import UnavailableError
+from ..layers import Kept, LayerRule, layer_rule, wide
+from .explicit import ExplicitEngine
+from .forward import ForwardEngine
+from .network import Network, Parameters
+from .outputs import rows_of, samples
+
+CHECKED = 4.0
+"""Roots of eps by which a plan may differ from forward mode: far more than rounding, far less than a mistake."""
+
+Visit = Callable[["Use", Kept, Tensor], None]
+
+
+@dataclass
+class Use:
+    """A layer with scored parameters and a rule.
+
+    Attributes:
+        name: of the layer. names: its own parameter names -> those of the network.
+        copy_input: whether its input is changed in place before the backward pass reaches it, and so must be copied.
+        spread: whether its output is one for all samples, as that of position embeddings, and so must be given to each.
+    """
+
+    name: str
+    module: nn.Module
+    rule: LayerRule
+    names: dict[str, str]
+    copy_input: bool = False
+    spread: bool = False
+
+
+@dataclass
+class Plan:
+    """Which scored parameters are taken layer by layer, and which otherwise.
+
+    Attributes:
+        uses: the layers.
+        repeated: parameters that several layers or calls share, whose gradients add up before a norm is taken.
+        remainder: parameters without a rule, or used outside of their layers; name -> why.
+    """
+
+    uses: list[Use] = field(default_factory=list)
+    repeated: set[str] = field(default_factory=set)
+    remainder: dict[str, str] = field(default_factory=dict)
+
+
+class GhostEngine:
+    """⟨q, ∇ℓ_i⟩ = Σ_layers ⟨V, Σ_t b_it a_itᵀ⟩ from the inputs a of the layers and the cotangents b of their outputs.
+
+    The contraction of a layer is done inside the backward pass, which then drops a and b. Nothing before the first scored
+    layer is differentiated. Cost: two products where inference takes one, and one more for any number of queries that is small
+    beside the number of positions. Parameters without a rule go through forward mode (for norms, through explicit gradients).
+
+    Args:
+        network: the losses as a function of the scored parameters.
+
+    Attributes:
+        by_layer: the last batch's scores [B, Q] of each layer, by name; they add up to the scores.
+    """
+
+    name = "ghost"
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.by_layer: dict[str, Tensor] = {}
+        self._plan: Plan | None = None
+
+    def plan(self, inputs: Any, labels: Any) -> Plan:
+        """How each parameter is taken, found by running the network on one sample and on two."""
+        if self._plan is None:
+            count = samples(inputs) or 1
+            few = slice(0, min(2, count))
+            some = rows_of(inputs, few, count), rows_of(labels, few, count)
+            self._plan = _made_plan(self.network, *some)
+            self._check(*some)
+        return self._plan
+
+    def _check(self, inputs: Any, labels: Any) -> None:
+        """Hold the plan to forward mode on a few samples. What a network does between its layers cannot be seen from them, so a
+        plan that is wrong (samples mixed or not in the first dimension) is replaced by forward mode."""
+        plan, parameters = self._plan, self.network.parameters
+        assert plan is not None
+        generator = torch.Generator().manual_seed(0)
+        for suspects in ([use for use in plan.uses if use.spread], plan.uses):
+            taken = [full for use in plan.uses for full in use.names.values()]
+            query = {
+                name: torch.randn(value.shape, generator=generator).to(value)[None] * value.square().mean().sqrt()
+                for name, value in parameters.items()
+                if name in taken
+            }
+            if not query:
+                return
+            try:
+                expected = ForwardEngine(self.network).dot(inputs, labels, query)
+            except UnavailableError:
+                return
+            found = self.dot(inputs, labels, query)
+            sizes = torch.stack([wide(part).abs() for part in self.by_layer.values()]).sum(dim=0)
+            allowed = CHECKED * torch.finfo(next(iter(query.values())).dtype).eps ** 0.5 * sizes
+            if bool(((found - expected).abs() <= allowed).all()):
+                return
+            why = "its layer's part of the score is not what forward mode gives"
+            plan.remainder |= {full: why for use in suspects for full in use.names.values()}
+            plan.uses = [use for use in plan.uses if use not in suspects]
+
+    def dot(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], *, at: Parameters | None = None) -> Tensor:
+        """Scores [B, Q] of a batch; arguments as those of ForwardEngine.dot."""
+        plan = self.plan(inputs, labels)
+        self.by_layer = {}
+
+        def visit(use: Use, kept: Kept, b: Tensor) -> None:
+            own = {name: queries[full] for name, full in use.names.items() if full in queries}
+            part = use.rule.dot(use.module, kept, b, own)
+            before = self.by_layer.get(use.name)
+            self.by_layer[use.name] = part if before is None else before + part
+
+        uses = [use for use in plan.uses if any(full in queries for full in use.names.values())]
+        if uses:
+            self._backward(uses, inputs, labels, at or {}, visit, self.by_layer.clear)
+        rest = {name: query for name, query in queries.items() if name in plan.remainder}
+        if rest:
+            self.by_layer["other parameters"] = self._otherwise(inputs, labels, rest, at)
+        return torch.stack([wide(part) for part in self.by_layer.values()]).sum(dim=0)
+
+    def norm_sq(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> Tensor:
+        """‖∇ℓ_i‖² [B]"""
+        plan = self.plan(inputs, labels)
+        self.by_layer = {}
+
+        def visit(use: Use, kept: Kept, b: Tensor) -> None:
+            own = [name for name, full in use.names.items() if full not in plan.repeated]
+            self.by_layer[use.name] = use.rule.norm_sq(use.module, kept, b, own)
+
+        uses = [use for use in plan.uses if any(full not in plan.repeated for full in use.names.values())]
+        if uses:
+            self._backward(uses, inputs, labels, at or {}, visit, self.by_layer.clear)
+        rest = [name for name in self.network.parameters if name in plan.repeated or name in plan.remainder]
+        if rest:
+            self.by_layer["other parameters"] = ExplicitEngine(_only(self.network, rest)).norm_sq(inputs, labels, at=at)
+        return torch.stack([wide(part) for part in self.by_layer.values()]).sum(dim=0)
+
+    def _otherwise(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], at: Parameters | None) -> Tensor:
+        try:
+            return ForwardEngine(self.network).dot(inputs, labels, queries, at=at)
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"{self.network.where}, engine='ghost': expected layers with a rule, or with a forward derivative; "
+                f"{', '.join(queries)} have neither. Leave them out of params, or use engine='explicit'."
+            ) from error
+
+    def _backward(
+        self, uses: list[Use], inputs: Any, labels: Any, at: Parameters, visit: Visit, restart: Callable[[], None]
+    ) -> None:
+        """Visit every use of a layer with its input and the cotangent of its output."""
+        while True:
+            changed: list[Use] = []
+            with _without_fast_path(), torch.enable_grad():
+                self._pass(uses, inputs, labels, at, visit, changed)
+            if not changed:
+                return
+            for use in changed:
+                use.copy_input = True
+            restart()
+
+    def _pass(self, uses: list[Use], inputs: Any, labels: Any, at: Parameters, visit: Visit, changed: list[Use]) -> None:
+        network, count = self.network, samples(inputs) or 1
+        theta = {**{name: value.detach() for name, value in network.every().items()}, **at}
+        anchors: list[Tensor] = []
+
+        def reached(use: Use, kept: Kept, version: int, b: Tensor) -> None:
+            if kept[0]._version != version:
+                changed.append(use)
+            elif not changed:
+                with torch.no_grad():
+                    visit(use, kept, b)
+
+        def after(use: Use, module: nn.Module, arguments: Any, keywords: Any, output: Tensor) -> Tensor:
+            a = _input(arguments, keywords).detach()
+            if count > 1 and len(output) == 1:  # one for all samples, as of position embeddings: give it to each
+                a, output = a.expand(count, *a.shape[1:]), output.expand(count, *output.shape[1:])
+            kept = use.rule.capture(module, a.clone() if use.copy_input else a)
+            if not output.requires_grad:
+                anchors.append(torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True))
+                output = output + anchors[-1]
+            # A hook that is there before a change in place gets the gradient with respect to the value before it.
+            output.register_hook(partial(reached, use, kept, kept[0]._version))  # type: ignore[no-untyped-call]
+            return output
+
+        handles = [use.module.register_forward_hook(partial(after, use), with_kwargs=True) for use in uses]
+        try:
+            losses = network.losses(theta, inputs, labels)
+            if anchors:
+                torch.autograd.grad(losses.sum(), anchors, allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _input(arguments: Any, keywords: Any) -> Tensor:
+    value: Tensor = arguments[0] if arguments else next(iter(keywords.values()))
+    return value
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Attention layer by layer: its fused inference path calls no layer, so that no hook would see one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _only(network: Network, names: list[str]) -> Network:
+    """The network with fewer scored parameters."""
+    other = copy.copy(network)
+    other.parameters = {name: network.parameters[name] for name in names}
+    return other
+
+
+def _made_plan(network: Network, inputs: Any, labels: Any) -> Plan:
+    owners = _owners(network)
+    probe = _Probe(network, owners)
+    count = samples(inputs) or 1
+    for rows in range(1, count + 1):
+        probe.run(rows_of(inputs, slice(0, rows), count), rows_of(labels, slice(0, rows), count), rows)
+    plan = Plan()
+    for name in network.parameters:
+        places = [module for module, own in owners.items() if name in own.values()]
+        if name in probe.outside:
+            plan.remainder[name] = f"used by {probe.outside[name]}, outside of its layer"
+        elif not any(probe.calls[module] for module in places):
+            plan.remainder[name] = "no layer of a known type has it"
+        elif any(module in probe.unusual for module in places):
+            plan.remainder[name] = "its layer does not have the samples in its first dimension"
+        elif sum(probe.calls[module] for module in places) > 1:
+            plan.repeated.add(name)
+    modules = dict(network.structure.named_modules())
+    for module_name, own in owners.items():
+        taken = {short: full for short, full in own.items() if full not in plan.remainder}
+        rule = layer_rule(modules[module_name])
+        if taken and rule is not None and probe.calls[module_name]:
+            spread = count > 1 and module_name in probe.single
+            plan.uses.append(Use(module_name, modules[module_name], rule, taken, spread=spread))
+    return plan
+
+
+def _owners(network: Network) -> dict[str, dict[str, str]]:
+    """Layers with a rule: name -> {own parameter name: the network's name}, of scored parameters."""
+    first = {id(value): name for name, value in network.model.named_parameters()}
+    found = {}
+    for name, module in network.structure.named_modules():
+        original = network.model.get_submodule(name)
+        own = {short: first[id(value)] for short, value in original.named_parameters(recurse=False)}
+        own = {short: full for short, full in own.items() if full in network.parameters}
+        if own and layer_rule(module) is not None:
+            found[name] = own
+    return found
+
+
+class _Probe(TorchFunctionMode):
+    """Watches forward passes: which layers are called, and which scored parameters are used outside of them."""
+
+    def __init__(self, network: Network, owners: dict[str, dict[str, str]]) -> None:
+        super().__init__()
+        self.network, self.owners = network, owners
+        self.calls = dict.fromkeys(owners, 0)
+        self.unusual: set[str] = set()
+        self.single: set[str] = set()
+        self.outside: dict[str, str] = {}
+        self._inside: list[str] = []
+        self._known: dict[int, str] = {}
+
+    def run(self, inputs: Any, labels: Any, count: int) -> None:
+        self.calls = dict.fromkeys(self.owners, 0)
+        theta = self.network.every()
+        self._known = {id(theta[name]): name for name in self.network.parameters}
+        modules = dict(self.network.structure.named_modules())
+        handles = []
+        for name in self.owners:
+            handles.append(modules[name].register_forward_pre_hook(partial(self._before, name)))
+            handles.append(
+                modules[name].register_forward_hook(partial(self._after, name, count), with_kwargs=True, always_call=True)
+            )
+        try:
+            with torch.no_grad(), _without_fast_path(), self:
+                self.network.losses(theta, inputs, labels)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, name: str, _module: nn.Module, _arguments: Any) -> None:
+        self._inside.append(name)
+
+    def _after(self, name: str, count: int, _module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+        self._inside.pop()
+        self.calls[name] += 1
+        sizes = [len(value) for value in (_input(arguments, keywords), output) if isinstance(value, Tensor) and value.dim()]
+        if sizes == [1, 1] and count > 1:
+            self.single.add(name)
+        elif sizes != [count, count]:
+            self.unusual.add(name)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs)):
+            name = self._known.get(id(value))
+            if name is None or any(name in self.owners[inside].values() for inside in self._inside):
+                continue
+            # To read its dtype or its shape is not to use it.
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+                self.outside[name] = getattr(function, "__name__", str(function))
+        return result

@@ -1,0 +1,179 @@
+"""score() and query() where the parameters of a whole network are scored."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .combine import weighted_sum
+from .data import Source
+from .engines.network import Network, SampleLoss, SampleLosses
+from .engines.outputs import samples
+from .errors import InputError
+from .groups import Validation
+from .impacts import Impact
+from .losses import Loss
+from .methods import Control, Method
+from .network_groups import NetworkGroup, NetworkJob, NetworkQueryMaker, NetworkScorer, network_groups, require_array_labels
+from .points import Final, Point, Trainable
+from .scores import Scores
+from .streaming import Result, stream
+from .terms import Term
+
+PAIR_BYTES = 4 * 2**30
+"""Largest memory of the gradients of all validation samples, which aggregate=False holds."""
+
+
+def require_engine(where: str, params: str | Sequence[str], engine: str, head_only: Mapping[str, bool]) -> None:
+    """Refuse, before any work, an engine or an option that does not go with what is scored."""
+    if params == "last":
+        if engine not in ("auto", "head"):
+            raise InputError(
+                f"{where}: expected engine='head' with params='last'; got {engine!r}. Name the parameters to score, as in "
+                "params='all'."
+            )
+        return
+    if engine == "head":
+        raise InputError(f"{where}: expected engine='head' with params='last' only; got params={params!r}. Leave engine out.")
+    superfluous = " and ".join(name for name, is_given in head_only.items() if is_given)
+    if superfluous:
+        raise InputError(
+            f"{where}: expected no {superfluous} with params={params!r}, which names the parameters itself. Leave it out."
+        )
+
+
+def open_network(
+    where: str, model: Any, loss: Loss | SampleLoss, *, params: str | Sequence[str], tokens: str | None, check: bool
+) -> Network:
+    """The model as a network; its scored parameters by pattern, or by name where a stored query gives a tuple of them."""
+    if tokens == "each":
+        raise InputError(
+            f"{where}: expected tokens='mean' or 'sum' with params={params!r}; got 'each', which is of the last layer. Use "
+            "params='last'."
+        )
+    if isinstance(params, tuple):
+        params = [f"^{re.escape(name)}$" for name in params]
+    return Network(where, model, loss, params=params, tokens=tokens or "mean", check=check)
+
+
+class NetworkRun:
+    """A method on a network, ready to make its query and to score data.
+
+    Args:
+        job: the network and how its data is batched.
+        method: what is scored. impact: what should improve. validation: V; None for target "self" and the controls.
+    """
+
+    def __init__(self, job: NetworkJob, method: Method | Control, impact: Impact, validation: Validation | None) -> None:
+        self.job, self.method, self.impact, self.validation = job, method, impact, validation
+        self.maker = NetworkQueryMaker(method, impact, validation) if isinstance(method, Method) else None
+        if not isinstance(job.network.loss, Loss) and impact.name != "utility":
+            raise InputError(
+                f"{job.where}: expected impact='utility' with a loss (model, batch) -> [B], since others look at logits; "
+                f"got {impact.name!r}. Use a loss of ipfast.losses."
+            )
+        for source in () if validation is None else validation.sources:
+            require_array_labels(job.where, "val", source)
+
+    def groups(self, stored: Sequence[Term] | None) -> Iterator[tuple[NetworkGroup, list[Term]]]:
+        """Each point with its term, made or stored."""
+        points: Iterable[Point]
+        if stored is not None:
+            points = [term.point for term in stored] or Final().points()
+        elif isinstance(self.method, Method):
+            points = self.method.points.points(Trainable(lambda: self.job.network.model, self._losses))
+        else:
+            points = Final().points()
+        for index, group in enumerate(network_groups(self.job, points)):
+            if stored is not None:
+                yield group, [*stored[index : index + 1]]
+            else:
+                yield group, [] if self.maker is None else self.maker.terms(group)
+
+    def score(self, source: Source, result: Result, stored: Sequence[Term] | None, progress: bool) -> list[NetworkScorer]:
+        """Score the training data at one point after another into `result`."""
+        require_array_labels(self.job.where, "train", source)
+        scorers = []
+        for group, terms in self.groups(stored):
+            scorer = NetworkScorer(group, terms)
+            alone = result.alone(terms)
+
+            def parts(scorer: NetworkScorer = scorer, alone: bool = alone) -> Iterator[tuple[int, Tensor]]:
+                for start, inputs, labels in self.job.blocks("train", source):
+                    columns = scorer(inputs, labels)
+                    self.job.require_finite("train", start, columns)
+                    yield len(columns), columns if alone else weighted_sum(columns, scorer.weights)
+
+            result.add(stream(parts(), source, self.method.name, progress), terms, scorer.weights)
+            scorers.append(scorer)
+        return scorers
+
+    def _losses(self, module: nn.Module, inputs: Any, labels: Any, loss: Loss | None) -> Tensor:
+        """ℓ_i of a copy of the model that is trained on."""
+        network = self.job.network
+        placed = network.place(inputs)
+        scored = loss or network.loss
+        prepared = network.prepare(f"{self.job.where}, train of ExtraSGD", placed, labels, samples(placed) or 0, loss=scored)
+        values: Tensor = SampleLosses(module, scored, network.tokens)(placed, prepared)
+        return values
+
+
+def require_pairs_fit(where: str, network: Network, validation: Validation) -> Validation:
+    """V with every sample as a query of its own, where their gradients fit in memory."""
+    source = validation.sources[0]
+    if source.rows is None:
+        raise InputError(f"{where}: expected val of known length with aggregate=False; got a stream. Pass arrays or a Dataset.")
+    held = source.rows * sum(value.numel() * value.element_size() for value in network.parameters.values())
+    if held > PAIR_BYTES:
+        raise InputError(
+            f"{where}: expected aggregate=False where the gradients of all validation samples fit into {PAIR_BYTES >> 30} GiB; "
+            f"those of {source.rows} samples take {held / 2**30:.1f} GiB. Pass fewer samples at once, or use params='last'."
+        )
+    return Validation((source,), tuple(map(str, range(source.rows))), torch.arange(source.rows))
+
+
+def network_scores(
+    run: NetworkRun,
+    source: Source,
+    *,
+    stored: Sequence[Term] | None,
+    about: Mapping[str, Any],
+    result: Result,
+    queries: tuple[str, ...] | None,
+    progress: bool,
+    ids: np.ndarray | None,
+    pairs: bool,
+) -> Scores:
+    """The scores of all training samples: [N], [N, Q] of several `queries`, or [N, M] of `pairs`.
+
+    Args:
+        stored, about: the terms and stats of a stored query; None: the terms are made.
+        result: gathers the scores at the points.
+    """
+    started = time.perf_counter()
+    scorers = run.score(source, result, stored, progress)
+    values, members = result.finish()
+    if queries is None and not pairs:
+        values, members = values[:, 0], None if members is None else members[:, :, 0]
+    made = run.maker.stats if run.maker is not None and stored is None else {}
+    network, choice = run.job.network, scorers[0].choice
+    stats = {
+        **(made if stored is None else about),
+        "N": len(values),
+        "engine_reason": choice.reason,
+        "backend_reason": "torch's own operations",
+        "loss": network.loss.form if isinstance(network.loss, Loss) else "callable",
+        "parameters": sum(value.numel() for value in network.parameters.values()),
+        "score_seconds": time.perf_counter() - started - made.get("query_seconds", 0.0),
+    }
+    if len(result.weights) > 1:
+        stats["members"] = len(result.weights)
+    if ids is not None and len(ids) != len(values):
+        raise InputError(f"score: expected one id a sample; got {len(ids)} ids for {len(values)} samples.")
+    return Scores(values, run.method.name, choice.name, "reference", stats, ids, members, queries)
