@@ -48,7 +48,7 @@ def default_layer_config(
         return LayerConfig(32, 32, 32, 8, 1) if precision == "tf32x3" else LayerConfig(64, 32, 32, 8, 1)
     if precision == "tf32x3":
         # Three products a tile need their split operands in registers too.
-        return LayerConfig(64, 32, 32, 8, 2) if route == "contract" else LayerConfig(16, 64, 64, 8, 2)
+        return LayerConfig(64, 32, 32, 8, 2) if route == "contract" else LayerConfig(16, 64, 32, 8, 2)
     if hip:
         # A second stage would keep its addresses in scalar registers, of which there are too few.
         return LayerConfig(64, 64, 32, 8, 1) if route == "contract" else LayerConfig(32, 64, 32, 8, 1)
