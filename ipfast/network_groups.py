@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,13 @@ from .groups import Validation
 from .impacts import Impact
 from .losses import Loss
 from .methods import Method
-from .points import Point
+from .points import Masked, Point
 from .terms import LossDeviation, NetworkDot, Quadratic, Term
 
 CPU_SHARE = 0.25
 """Share of the free memory that the activations of a batch may take on a CPU, where nothing tells when it is too much."""
+COPY_SHARE = 0.5
+"""Share of the free memory that masked copies of the parameters may take; larger ones are masked in place and restored."""
 LARGEST_BATCH = 256
 
 
@@ -97,7 +100,9 @@ class NetworkJob:
         )
 
 
-def _free_memory() -> int:
+def _free_memory(device: torch.device | None = None) -> int:
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):  # not known on this system
@@ -106,21 +111,38 @@ def _free_memory() -> int:
 
 @dataclass
 class NetworkGroup:
-    """One point of a network: its parameters θ_t, and buffers, in place of the model's own."""
+    """One point of a network: its parameters θ_t, and buffers, in place of the model's own.
+
+    Attributes:
+        edit: brings the model's own parameters to θ_t where a copy of them would not fit into memory; None: nothing is edited.
+    """
 
     job: NetworkJob
     points: list[Point]
     parameters: Parameters
+    edit: Masked | None = None
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """While the network is used at this point."""
+        return nullcontext() if self.edit is None else self.edit
 
 
 def network_groups(job: NetworkJob, points: Iterable[Point]) -> Iterator[NetworkGroup]:
     """Each point a group of its own, loaded or masked once."""
     for point in points:
         parameters = {} if point.state is None else job.network.state(point.state.load(job.where))
+        edit = None
         if point.mask is not None:
             every = job.network.every() if point.mask.scope == "all" else job.network.parameters
-            parameters |= point.mask.masked({name: parameters.get(name, value) for name, value in every.items()})
-        yield NetworkGroup(job, [point], parameters)
+            covered = {name: value for name, value in every.items() if point.mask.covers(name, value)}
+            copied = sum(value.numel() * value.element_size() for value in covered.values())
+            if copied > COPY_SHARE * _free_memory(job.network.device) and not parameters:
+                edit = Masked(
+                    covered, {n: point.mask.dropped(n, tuple(v.shape)) for n, v in covered.items()}, scale=point.mask.scale
+                )
+            else:
+                parameters |= point.mask.masked({name: parameters.get(name, value) for name, value in every.items()})
+        yield NetworkGroup(job, [point], parameters, edit)
 
 
 class NetworkQueryMaker:
@@ -226,7 +248,7 @@ class NetworkQueryMaker:
                 )
         mask = group.points[0].mask
         if mask is not None and mask.chain:
-            for name in set(total) & set(group.parameters):
+            for name in (name for name, value in scored.items() if mask.covers(name, value)):
                 total[name] *= mask.scale**2
                 total[name].flatten(1)[:, mask.dropped(name, tuple(total[name].shape[1:])).to(total[name].device)] = 0
         square = torch.stack([value.flatten(1).double().square().sum(dim=1).cpu() for value in total.values()]).sum(dim=0)

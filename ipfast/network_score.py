@@ -81,8 +81,8 @@ class NetworkRun:
         for source in () if validation is None else validation.sources:
             require_array_labels(job.where, "val", source)
 
-    def groups(self, stored: Sequence[Term] | None) -> Iterator[tuple[NetworkGroup, list[Term]]]:
-        """Each point with its term, made or stored."""
+    def groups(self, stored: Sequence[Term] | None) -> Iterator[NetworkGroup]:
+        """Each point, of the method or of stored terms."""
         points: Iterable[Point]
         if stored is not None:
             points = [term.point for term in stored] or Final().points()
@@ -90,29 +90,37 @@ class NetworkRun:
             points = self.method.points.points(Trainable(lambda: self.job.network.model, self._losses))
         else:
             points = Final().points()
-        for index, group in enumerate(network_groups(self.job, points)):
-            if stored is not None:
-                yield group, [*stored[index : index + 1]]
-            else:
-                yield group, [] if self.maker is None else self.maker.terms(group)
+        return network_groups(self.job, points)
+
+    def query_terms(self) -> list[Term]:
+        """The term of each point."""
+        made: list[Term] = []
+        for group in self.groups(None) if self.maker is not None else ():
+            with group.entered():
+                made += [] if self.maker is None else self.maker.terms(group)
+        return made
 
     def score(self, source: Source, result: Result, stored: Sequence[Term] | None, progress: bool) -> list[NetworkScorer]:
         """Score the training data at one point after another into `result`."""
         require_array_labels(self.job.where, "train", source)
         scorers = []
-        for group, terms in self.groups(stored):
-            scorer = NetworkScorer(group, terms)
-            alone = result.alone(terms)
-
-            def parts(scorer: NetworkScorer = scorer, alone: bool = alone) -> Iterator[tuple[int, Tensor]]:
-                for start, inputs, labels in self.job.blocks("train", source):
-                    columns = scorer(inputs, labels)
-                    self.job.require_finite("train", start, columns)
-                    yield len(columns), columns if alone else weighted_sum(columns, scorer.weights)
-
-            result.add(stream(parts(), source, self.method.name, progress), terms, scorer.weights)
+        for index, group in enumerate(self.groups(stored)):
+            with group.entered():
+                if stored is not None:
+                    terms = list(stored[index : index + 1])
+                else:
+                    terms = [] if self.maker is None else self.maker.terms(group)
+                scorer = NetworkScorer(group, terms)
+                parts = self._parts(scorer, source, alone=result.alone(terms))
+                result.add(stream(parts, source, self.method.name, progress), terms, scorer.weights)
             scorers.append(scorer)
         return scorers
+
+    def _parts(self, scorer: NetworkScorer, source: Source, *, alone: bool) -> Iterator[tuple[int, Tensor]]:
+        for start, inputs, labels in self.job.blocks("train", source):
+            columns = scorer(inputs, labels)
+            self.job.require_finite("train", start, columns)
+            yield len(columns), columns if alone else weighted_sum(columns, scorer.weights)
 
     def _losses(self, module: nn.Module, inputs: Any, labels: Any, loss: Loss | None) -> Tensor:
         """ℓ_i of a copy of the model that is trained on."""

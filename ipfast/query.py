@@ -339,7 +339,7 @@ def build_network_query(run: NetworkRun) -> Query:
     """The query of a method at the points it names, for parameters of a whole network."""
     network, validation = run.job.network, run.validation
     return Query(
-        tuple(_pinned(term) for _, terms in run.groups(None) for term in terms),
+        tuple(map(_pinned, run.query_terms())),
         run.method,
         network.loss,
         "",

@@ -140,14 +140,15 @@ class _OfNetwork:
         points = [term.point for term in query.terms] or Final().points()
         chosen, first = _only(where, network_groups(self.job, points), group)
         _refuse_deviation(where, query)
-        self._scorer = NetworkScorer(chosen, list(query.terms[first : first + 1]))
+        self._group, self._scorer = chosen, NetworkScorer(chosen, list(query.terms[first : first + 1]))
 
     def __call__(self, batch: Any) -> Tensor:
         network = self.job.network
         inputs, labels = split_batch("Scorer", "batch", batch)
         placed = network.place(inputs)
         prepared = network.prepare("Scorer, batch", placed, labels, samples(placed) or 0)
-        columns = self._scorer(placed, prepared)
+        with self._group.entered():
+            columns = self._scorer(placed, prepared)
         self.job.require_finite("batch", 0, columns)
         values = weighted_sum(columns, self._scorer.weights)
         return values[:, 0] if self.query.queries is None else values

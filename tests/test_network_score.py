@@ -140,6 +140,26 @@ def test_dropout_members_are_the_model_with_masked_weights(name):
     assert_relative(scores.values, scores.members.mean(dim=1), FLOAT64_RELATIVE)
 
 
+@pytest.mark.parametrize("chain", [False, True])
+def test_masks_in_place_give_the_same_scores_and_leave_the_model_as_it_was(monkeypatch, chain):
+    model, train, val = problem("texts")
+    method = ipfast.Method(points=ipfast.Dropout(2, 0.1, scope="all", chain=chain))
+    copied = ipfast.score(model, train, val, method=method, params="all", progress=False)
+    before = snapshot(model)
+    monkeypatch.setattr("ipfast.network_groups.COPY_SHARE", 0.0)
+    edited = ipfast.score(model, train, val, method=method, params="all", progress=False)
+    assert torch.equal(edited.values, copied.values)
+    assert_unchanged(model, before)
+    stored = ipfast.query(model, val, method=method, params="all")
+    scorers = [ipfast.Scorer(model, stored, group=member) for member in range(2)]
+    assert_relative(scorers[0](train) + scorers[1](train), copied.values, FLOAT64_RELATIVE)
+    assert_unchanged(model, before)
+    train[0][2] = 99  # no such token
+    with pytest.raises(IndexError):
+        ipfast.score(model, train, val, method=method, params="all", progress=False)
+    assert_unchanged(model, before)
+
+
 def test_masks_of_the_scored_parameters_alone():
     model, train, val = problem("images")
     names = {"fc.weight", "fc.bias"}

@@ -68,7 +68,9 @@ def test_what_does_not_fit_is_refused():
         scorer((problem.x[:, 1:], problem.y))
     with pytest.raises(ipfast.InputError, match=r"Scorer, batch: expected labels in 0\.\.4"):
         scorer((problem.x, problem.y + 5))
-    with pytest.raises(ipfast.InputTypeError, match=r"expected batches of batch to be tuples \(inputs, labels\); got Tensor"):
+    with pytest.raises(
+        ipfast.InputTypeError, match=r"expected batches of batch to be tuples \(inputs, labels\) or dictionaries; got Tensor"
+    ):
         scorer(problem.x)
     with pytest.raises(ipfast.InputError, match=r"expected a query for a head of weight \[2, 3\]"):
         ipfast.Scorer(torch.nn.Linear(3, 2), query)

@@ -46,8 +46,12 @@ class Mask:
         """Flat indices of the dropped entries of a parameter, ascending, int64."""
         return ops.dropout_mask(self.names.get(name, name), shape, self.rate, self.seed, self.member)
 
+    def covers(self, name: str, value: Tensor) -> bool:
+        """Whether a parameter in the scope is masked: those of two dimensions and more are, and on request biases."""
+        return value.dim() >= 2 or (self.bias and name.rsplit(".", 1)[-1] == "bias")
+
     def masked(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """scale·(1 − D)∘θ of those parameters that are masked: of two dimensions and more, and on request biases."""
+        """scale·(1 − D)∘θ of those parameters that are masked."""
         foreign = [name for name in self.names if name not in parameters]
         if foreign:
             raise InputError(
@@ -55,7 +59,7 @@ class Mask:
             )
         made = {}
         for name, value in parameters.items():
-            if value.dim() >= 2 or (self.bias and name.rsplit(".", 1)[-1] == "bias"):
+            if self.covers(name, value):
                 made[name] = (value * self.scale).contiguous()
                 made[name].view(-1)[self.dropped(name, tuple(value.shape)).to(value.device)] = 0
         return made
