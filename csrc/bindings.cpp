@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 
+#include "affine_tangent.hpp"
 #include "dropout_mask.hpp"
 #include "head_dot.hpp"
 #include "philox.hpp"
@@ -166,6 +167,39 @@ void bind_dropout_mask(py::module_& m) {
     m.def("philox4x32", &philox_words, py::arg("counter"), py::arg("key"));
 }
 
+template <class T>
+void affine_tangent_of(const py::array& x, const py::object& dx, const py::object& scale, const py::object& shift,
+                       const py::object& dscale, const py::object& dshift, const py::object& y, const py::object& dy, int threads) {
+    require(x.ndim() == 3, "x: expected [B, C, positions]");
+    const int64_t samples = x.shape(0), channels = x.shape(1), inner = x.shape(2);
+    AffineTangent<T> in{samples * channels, channels, inner};
+    in.x = data<T>(x, "x", {samples, channels, inner});
+    in.dx = data<T>(dx, "dx", {samples, channels, inner});
+    in.scale = data<T>(scale, "scale", {channels});
+    in.shift = data<T>(shift, "shift", {channels});
+    in.dscale = data<T>(dscale, "dscale", {channels});
+    in.dshift = data<T>(dshift, "dshift", {channels});
+    in.y = const_cast<T*>(data<T>(y, "y", {samples, channels, inner}));
+    in.dy = const_cast<T*>(data<T>(dy, "dy", {samples, channels, inner}));
+    require(in.scale && in.shift && in.dscale && in.dshift && in.y && in.dy, "affine_tangent: expected arrays");
+    py::gil_scoped_release release;
+    affine_tangent(in, threads);
+}
+
+void bind_affine_tangent(py::module_& m) {
+    m.def(
+        "affine_tangent",
+        [](const py::array& x, const py::object& dx, const py::object& scale, const py::object& shift, const py::object& dscale,
+           const py::object& dshift, const py::object& y, const py::object& dy, int threads) {
+            const auto type = x.dtype();
+            require(type.kind() == 'f' && (type.itemsize() == 4 || type.itemsize() == 8), "x: expected float32 or float64");
+            auto* const run = type.itemsize() == 8 ? &affine_tangent_of<double> : &affine_tangent_of<float>;
+            run(x, dx, scale, shift, dscale, dshift, y, dy, threads);
+        },
+        py::arg("x"), py::arg("dx"), py::arg("scale"), py::arg("shift"), py::arg("dscale"), py::arg("dshift"), py::arg("y"),
+        py::arg("dy"), py::kw_only(), py::arg("threads"));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -199,4 +233,5 @@ PYBIND11_MODULE(_C, m) {
         py::arg("targets") = py::none(), py::arg("pos_weight") = py::none(), py::arg("output_weight") = py::none(),
         py::arg("include_bias"), py::arg("scale"), py::arg("threads"), py::arg("isa") = "auto");
     bind_dropout_mask(m);
+    bind_affine_tangent(m);
 }

@@ -19,7 +19,7 @@ ALLOWED = {
     "ops": {"dispatch"},
     "losses": {"ops"},
     "layers": {"ops"},
-    "tangents": set(),
+    "tangents": {"ops"},
     "data": set(),
     "engines": {"ops", "losses", "layers", "tangents", "data"},  # data: an engine walks a Source in its own blocks
     "points": {"ops", "losses", "data"},

@@ -7,6 +7,7 @@ CONTRACT_VERSION grows by one whenever an existing call would change its meaning
 
 from ._head import BLOCK_ROWS
 from ._layer import RouteChoice
+from .affine_tangent import affine_tangent
 from .dropout_mask import dropout_mask
 from .head_dot import head_dot
 from .head_norm import head_norm
@@ -20,6 +21,7 @@ __all__ = [
     "BLOCK_ROWS",
     "CONTRACT_VERSION",
     "RouteChoice",
+    "affine_tangent",
     "dropout_mask",
     "head_dot",
     "head_norm",

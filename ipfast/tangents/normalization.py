@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import ops
 from .base import dual, parts, rule
 
 
@@ -27,21 +28,14 @@ def batch_norm(
     if training or running_mean is None or running_var is None:
         return NotImplemented
     (x, dx), (w, dw), (b, db) = parts(input), parts(weight), parts(bias)
-    y = F.batch_norm(x, running_mean, running_var, w, b, False, momentum, eps)
     if dx is None and dw is None and db is None:
-        return y
-    shape = (1, -1) + (1,) * (x.dim() - 2)
+        return F.batch_norm(x, running_mean, running_var, w, b, False, momentum, eps)
     r = torch.rsqrt(running_var + eps)
-    factor = (r if w is None else w * r).view(shape)
-    tangent: Tensor | None = None
-    if dw is not None:
-        moved = (dw * r).view(shape)
-        constant = -(running_mean * dw * r) if db is None else torch.addcmul(db, running_mean, dw * r, value=-1)
-        tangent = torch.addcmul(constant.view(shape), x, moved)
-    elif db is not None:
-        tangent = db.view(shape).expand_as(x).contiguous()
-    if dx is not None:
-        tangent = dx * factor if tangent is None else tangent.addcmul_(dx, factor)
+    scale = r if w is None else w * r
+    shift = -running_mean * scale if b is None else b - running_mean * scale
+    moved = torch.zeros_like(r) if dw is None else dw * r
+    constant = -running_mean * moved if db is None else db - running_mean * moved
+    y, tangent = ops.affine_tangent(x, dx, scale, shift, moved, constant)
     return dual(y, tangent)
 
 
