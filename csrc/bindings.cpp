@@ -53,7 +53,7 @@ const T* data(const py::object& value, const char* name, std::initializer_list<i
 struct HeadInput {
     py::object labels, weight, bias, query, query_bias, out, row_factor, class_target, targets, pos_weight, output_weight, dropped;
     std::string loss;
-    bool include_bias;
+    bool bf16, include_bias;
     double rescale, scale;
     int threads;
     std::string isa;
@@ -80,6 +80,7 @@ void score(const py::array& features, Storage storage, const HeadInput& in) {
     a.width = features.shape(1);
     a.features = features.data();
     a.storage = storage;
+    a.bf16 = in.bf16;
     require(a.width <= 1 || features.strides(1) == features.itemsize(), "features: expected a unit column stride");
     require(features.strides(0) % features.itemsize() == 0, "features: expected a row stride in whole elements");
     a.row_stride = features.strides(0) / features.itemsize();
@@ -129,6 +130,7 @@ void score(const py::array& features, Storage storage, const HeadInput& in) {
 void dispatch(const py::array& features, const HeadInput& in) {
     require(features.ndim() == 2, "features: expected [N, d]");
     const auto type = features.dtype();
+    require(!in.bf16 || type.itemsize() < 8, "bf16: expected features of fewer than 64 bits");
     if (type.kind() == 'f' && type.itemsize() == 8) return score<double>(features, Storage::f64, in);
     if (type.kind() == 'f' && type.itemsize() == 4) return score<float>(features, Storage::f32, in);
     if (type.kind() == 'f' && type.itemsize() == 2) return score<float>(features, Storage::f16, in);
@@ -210,28 +212,29 @@ PYBIND11_MODULE(_C, m) {
         [](const py::array& features, const py::object& labels, const py::object& weight, const py::object& bias,
            const py::object& query_weight, const py::object& query_bias, const py::object& out, const std::string& loss,
            const py::object& row_factor, const py::object& class_target, const py::object& targets, const py::object& pos_weight,
-           const py::object& dropped, double rescale, double scale, int threads, const std::string& isa) {
+           const py::object& dropped, double rescale, bool bf16, double scale, int threads, const std::string& isa) {
             require(!query_weight.is_none(), "query_weight: expected an array");
             dispatch(features, {labels, weight, bias, query_weight, query_bias, out, row_factor, class_target, targets, pos_weight,
-                                py::none(), dropped, loss, false, rescale, scale, threads, isa});
+                                py::none(), dropped, loss, bf16, false, rescale, scale, threads, isa});
         },
         py::arg("features"), py::arg("labels"), py::arg("weight"), py::arg("bias"), py::arg("query_weight"),
         py::arg("query_bias"), py::arg("out"), py::kw_only(), py::arg("loss"), py::arg("row_factor") = py::none(),
         py::arg("class_target") = py::none(), py::arg("targets") = py::none(), py::arg("pos_weight") = py::none(),
-        py::arg("dropped") = py::none(), py::arg("rescale") = 1.0, py::arg("scale"), py::arg("threads"), py::arg("isa") = "auto");
+        py::arg("dropped") = py::none(), py::arg("rescale") = 1.0, py::arg("bf16") = false, py::arg("scale"),
+        py::arg("threads"), py::arg("isa") = "auto");
     m.def(
         "head_norm",
         [](const py::array& features, const py::object& labels, const py::object& weight, const py::object& bias,
            const py::object& out, const std::string& loss, const py::object& row_factor, const py::object& class_target,
-           const py::object& targets, const py::object& pos_weight, const py::object& output_weight, bool include_bias,
+           const py::object& targets, const py::object& pos_weight, const py::object& output_weight, bool bf16, bool include_bias,
            double scale, int threads, const std::string& isa) {
             dispatch(features, {labels, weight, bias, py::none(), py::none(), out, row_factor, class_target, targets, pos_weight,
-                                output_weight, py::none(), loss, include_bias, 1.0, scale, threads, isa});
+                                output_weight, py::none(), loss, bf16, include_bias, 1.0, scale, threads, isa});
         },
         py::arg("features"), py::arg("labels"), py::arg("weight"), py::arg("bias"), py::arg("out"), py::kw_only(),
         py::arg("loss"), py::arg("row_factor") = py::none(), py::arg("class_target") = py::none(),
         py::arg("targets") = py::none(), py::arg("pos_weight") = py::none(), py::arg("output_weight") = py::none(),
-        py::arg("include_bias"), py::arg("scale"), py::arg("threads"), py::arg("isa") = "auto");
+        py::arg("bf16") = false, py::arg("include_bias"), py::arg("scale"), py::arg("threads"), py::arg("isa") = "auto");
     bind_dropout_mask(m);
     bind_affine_tangent(m);
 }

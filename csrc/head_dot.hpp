@@ -7,6 +7,7 @@
 
 #include "masks.hpp"
 #include "packed_head.hpp"
+#include "packed_pairs.hpp"
 
 namespace ipfast {
 
@@ -18,6 +19,7 @@ template <class T>
 struct HeadArguments {
     const void* features;         // [rows, width] of `storage`, row stride `row_stride` elements, unit column stride
     Storage storage;
+    bool bf16;                    // whether features are rounded to bf16; weight and query then hold numbers that bf16 holds
     int64_t row_stride;
     const int64_t* labels;        // [rows], cross_entropy only: the class in whose products the others are centred
     const T* targets;             // [rows, classes]: of an elementwise loss, or the soft targets of cross_entropy; else null
@@ -30,6 +32,7 @@ struct HeadArguments {
     const T* query;               // [outputs, classes, width]; null asks for head_norm
     const T* query_bias;          // [outputs, classes] or null
     const PackedHead<T>* packed;  // set by head_scores where the head is small enough to stay in cache, else null
+    const PackedPairs* pairs;     // set by head_scores where bf16 numbers are multiplied in pairs, else null
     const Masks<T>* masks;        // one member an output, or null
     T* out;                       // [rows, outputs]
     int64_t rows, width, classes;
@@ -53,11 +56,14 @@ constexpr int64_t kBlockRows = 64;          // rows whose logits are held at onc
 constexpr int64_t kClassTile = 64;          // classes whose products are held at once
 constexpr int64_t kPackBytes = 96 * 1024;   // matrices up to this size are packed; a few of them stay in the second-level cache
 constexpr int64_t kPackClasses = 256;       // and of at most so many classes, whose products are all held at once
+constexpr int64_t kPairClasses = 128;       // of bf16 pairs: heads of at most so many classes are one tile
 constexpr int64_t kRowsAhead = 16;          // distance of the software prefetch
 
 // Classes whose products are held at once. It does not depend on the number of queries: a query has the same bits in any company.
+inline int64_t pair_tile(int64_t classes) { return classes <= kPairClasses ? classes : kClassTile; }
 template <class T>
 inline int64_t head_tile(const HeadArguments<T>& a) {
+    if (a.pairs) return pair_tile(a.classes);
     return a.packed || a.classes < kClassTile ? a.classes : kClassTile;
 }
 
@@ -66,9 +72,13 @@ struct HeadKernels {
     Tile tile_f32, tile_f64;
     void (*f32)(const HeadArguments<float>&, int64_t begin, int64_t end, float* workspace);
     void (*f64)(const HeadArguments<double>&, int64_t begin, int64_t end, double* workspace);
+    // Of bf16 numbers multiplied in pairs, or null; and the elements of a block of rows of that width in its workspace.
+    void (*bf16)(const HeadArguments<float>&, int64_t begin, int64_t end, float* workspace) = nullptr;
+    int64_t (*bf16_elements)(int64_t width) = nullptr;
 };
 HeadKernels head_kernels_portable();
 HeadKernels head_kernels_avx2();
 HeadKernels head_kernels_avx512();
+HeadKernels head_kernels_avx512bf16();
 
 }  // namespace ipfast

@@ -7,7 +7,12 @@
 //
 // Logits come in sets: one for all queries, or one for each (a weight each, or one weight with a dropout mask each).
 
-template <class V>
+struct NoPairs {
+    static constexpr bool there = false;
+};
+
+// P: how bf16 numbers are multiplied two at a time (Pairs of an instruction set), or NoPairs.
+template <class V, class P>
 struct HeadBlock {
     using T = typename V::T;
     const HeadArguments<T>& a;
@@ -21,6 +26,7 @@ struct HeadBlock {
     T *panel;                                // [kBlockRows][width]: converted features
     T *columns;                              // [kBlockRows / lanes][dropped features][lanes]
     const T* row[kBlockRows];
+    P pairs;
     int64_t first, rows;
 
     HeadBlock(const HeadArguments<T>& arguments, T* workspace) : a(arguments), tile_classes(head_tile(arguments)) {
@@ -40,6 +46,7 @@ struct HeadBlock {
         chunk = take(V::columns * packed_steps(a.width, V::lanes) * V::lanes);
         columns = take(a.masks ? a.masks->features.size() * kBlockRows : 0);
         panel = workspace;
+        if constexpr (P::there) pairs = {take(P::elements(a.width)), take(P::elements(a.width))};
     }
 
     T* logits_of(int64_t weight) const { return products + weight * tile_classes * kBlockRows; }
@@ -50,11 +57,15 @@ struct HeadBlock {
     static V or_zero(const T* vector, int64_t c) { return V::set(vector ? vector[c] : T(0)); }
 
     const T* source(int64_t i) const { return static_cast<const T*>(a.features) + i * a.row_stride; }
-    bool stored_as_computed() const { return a.storage == Storage::f64 || a.storage == Storage::f32; }
+    bool stored_as_computed() const { return a.storage == Storage::f64 || (a.storage == Storage::f32 && !a.bf16); }
 
     void point_at(int64_t begin, int64_t count) {
         first = begin;
         rows = count;
+        if constexpr (P::there) {
+            const auto repeated = [&](int64_t r) { return stored(begin + (r < count ? r : count - 1)); };
+            return pairs.fill(repeated, a.storage, a.width, pairs.panel);
+        }
         constexpr int64_t group = V::stream_rows > 4 ? V::stream_rows : 4;
         for (int64_t r = 0; r < (count + group - 1) / group * group; ++r) {
             const int64_t i = r < count ? r : count - 1;
@@ -62,15 +73,19 @@ struct HeadBlock {
                 row[r] = source(begin + i);
             } else {
                 row[r] = panel + i * a.width;
-                if (r < count) widen(static_cast<const uint16_t*>(a.features) + (begin + i) * a.row_stride, panel + i * a.width);
+                if (r < count) convert(stored(begin + i), panel + i * a.width);
             }
         }
     }
-    void widen(const uint16_t* from, float* to) const {
-        if (a.storage == Storage::f16) widen_f16(from, to, a.width);
-        else widen_bf16(from, to, a.width);
+    int64_t stored_bytes() const { return a.storage == Storage::f64 ? 8 : a.storage == Storage::f32 ? 4 : 2; }
+    const char* stored(int64_t i) const { return static_cast<const char*>(a.features) + i * a.row_stride * stored_bytes(); }
+    void convert(const void* from, float* to) const {
+        if (a.storage == Storage::f32) ::memcpy(to, from, a.width * sizeof(float));
+        else if (a.storage == Storage::f16) widen_f16(static_cast<const uint16_t*>(from), to, a.width);
+        else widen_bf16(static_cast<const uint16_t*>(from), to, a.width);
+        if (a.bf16) round_to_bf16(to, a.width);
     }
-    void widen(const uint16_t*, double*) const {}  // no half storage in double computations
+    void convert(const void*, double*) const {}  // no other storage in double computations
 
     // Products of plain columns with all rows: a chunk of columns is packed, stays in the first-level cache and meets every row.
     void multiply_cached(const T* w, int64_t count, T* out) {
@@ -113,6 +128,11 @@ struct HeadBlock {
 
     // The products of classes [c0, c0 + tile) with every weight and every query.
     void multiply(int64_t c0, int64_t tile) {
+        if constexpr (P::there) {
+            const int64_t begin = first + 2 * kBlockRows <= a.rows ? first + kBlockRows : 0;  // near the end any rows will do
+            const int64_t bytes = c0 == 0 && a.row_stride == a.width ? kBlockRows * a.width * stored_bytes() : 0;
+            return pairs.multiply(*a.pairs, c0 / tile_classes, a.width, products, stored(begin), bytes);
+        }
         if (a.packed) return multiply_streaming();
         for (int64_t l = 0; l < a.weights; ++l)
             multiply_cached(a.weight + (l * a.classes + c0) * a.width, tile, logits_of(l));
@@ -126,14 +146,21 @@ struct HeadBlock {
             sum[i] = 0;
         }
         for (int64_t i = 0; i < a.outputs * kBlockRows; ++i) moment[i] = label[i] = target[i] = 0;
-        if (a.masks) gather_columns();
+        if (a.masks && !P::there) gather_columns();
         if (!a.query) {
-            for (int64_t r = 0; r < rows; ++r) norm[r] = dot(r, row[r]);
+            if constexpr (P::there) pairs.multiply_rows(pairs.panel, a.width, norm);
+            else for (int64_t r = 0; r < rows; ++r) norm[r] = dot(r, row[r]);
         } else if (a.loss == Loss::cross_entropy && a.classes > tile_classes) {
             // u_y is needed before the first tile; with one tile it is picked from the products.
-            for (int64_t q = 0; q < a.queries(); ++q)
-                for (int64_t r = 0; r < rows; ++r)
-                    label[q * kBlockRows + r] = dot(r, a.query + (q * a.classes + a.labels[first + r]) * a.width);
+            for (int64_t q = 0; q < a.queries(); ++q) {
+                const auto of_label = [&](int64_t r) { return a.query + (q * a.classes + a.labels[first + r]) * a.width; };
+                if constexpr (P::there) {
+                    pairs.fill([&](int64_t r) { return of_label(r < rows ? r : rows - 1); }, Storage::f32, a.width, pairs.labels);
+                    pairs.multiply_rows(pairs.labels, a.width, label + q * kBlockRows);
+                } else {
+                    for (int64_t r = 0; r < rows; ++r) label[q * kBlockRows + r] = dot(r, of_label(r));
+                }
+            }
         }
     }
     // ⟨row r, w⟩ by the same arithmetic as the products, so that u_y − u_y is exactly zero.
@@ -156,6 +183,10 @@ struct HeadBlock {
     }
     // Logits of member m: rescale·(W h − D∘W h), from the dense product and the entries that the mask drops.
     T* member_logits(int64_t m, int64_t c0, int64_t tile) {
+        if constexpr (P::there) {
+            pairs.drop(a.pairs->members[m], c0, tile, V::set(a.masks->rescale), logits_of(0), masked);
+            return masked;
+        }
         const typename Masks<T>::Member& member = a.masks->members[m];
         const int64_t count = a.masks->features.size();
         for (int64_t r = 0; r < rows; r += V::lanes) {
@@ -398,15 +429,15 @@ struct HeadBlock {
     }
 };
 
-template <class V>
+template <class V, class P>
 static void head_range(const HeadArguments<typename V::T>& arguments, int64_t begin, int64_t end, typename V::T* workspace) {
-    HeadBlock<V> block(arguments, workspace);
+    HeadBlock<V, P> block(arguments, workspace);
     for (int64_t i = begin; i < end; i += kBlockRows) block.score(i, end - i < kBlockRows ? end - i : kBlockRows);
 }
 
 static inline HeadKernels head_kernels() {
     return {{VectorF32::lanes, VectorF32::columns, VectorF32::stream_columns},
             {VectorF64::lanes, VectorF64::columns, VectorF64::stream_columns},
-            &head_range<VectorF32>,
-            &head_range<VectorF64>};
+            &head_range<VectorF32, NoPairs>,
+            &head_range<VectorF64, NoPairs>};
 }

@@ -30,6 +30,16 @@ static inline float half_to_float(uint16_t half) {
     return float_from_bits(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
 
+// The nearest number that bf16 holds, ties to even; NaN stays NaN.
+static inline void round_to_bf16(float* x, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        ::memcpy(&bits, x + i, sizeof bits);
+        const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+        x[i] = float_from_bits((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x00400000u : nearest);
+    }
+}
+
 static inline void widen_bf16(const uint16_t* source, float* target, int64_t count) {
     for (int64_t i = 0; i < count; ++i) target[i] = float_from_bits(static_cast<uint32_t>(source[i]) << 16);
 }
