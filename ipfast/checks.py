@@ -84,6 +84,24 @@ def positive_integer(where: str, argument: str, value: Any) -> int:
     return number
 
 
+def check_precision(where: str, precision: object) -> None:
+    """Refuse a precision that does not exist."""
+    if precision not in (None, "bf16"):
+        raise InputError(
+            f"{where}: expected precision to be 'bf16' or None, which computes float64 features in float64 and all others in "
+            f"exact float32; got {precision!r}."
+        )
+
+
+def require_narrow(where: str, precision: str | None, dtype: torch.dtype) -> None:
+    """Refuse float64 features where their products would be rounded to bfloat16."""
+    if precision == "bf16" and dtype == torch.float64:
+        raise InputTypeError(
+            f"{where}: expected float32, float16 or bfloat16 features with precision='bf16'; got float64. Leave precision out "
+            "to compute in float64, or convert the features to bfloat16 (half the memory of float32) or float32."
+        )
+
+
 def native(dtype: np.dtype) -> np.dtype:
     """The dtype in this machine's byte order, which torch needs."""
     return dtype.newbyteorder("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -34,15 +35,41 @@ def load_columns(pointer, first, rows, columns, height, width):
     return tl.load(start + rows[None, :] * width + columns[:, None], mask=inside, other=0.0)
 
 
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"))
+
+
+@triton.jit
+def nearest_bf16(x):
+    """x rounded to bfloat16, ties to even.
+
+    Triton's interpreter cuts the digits off instead, and multiplies the bits of bfloat16 as if they were whole numbers: there
+    the rounding is written out and the result stays float32.
+    """
+    x = x.to(tl.float32)
+    if INTERPRETED:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x.to(tl.bfloat16)
+
+
 @triton.jit
 def product(h, w, total, PRECISION: tl.constexpr):
     """total + h w for h [B, K] and w [K, C]."""
     if PRECISION == "fp64":
         return total + tl.sum(h[:, :, None] * w[None, :, :], axis=1)
     elif PRECISION == "bf16":  # noqa: RET505 (a chain of compile-time branches)
-        return tl.dot(h.to(tl.bfloat16), w.to(tl.bfloat16), total)
+        return tl.dot(nearest_bf16(h), nearest_bf16(w), total)
     else:
         return tl.dot(h.to(tl.float32), w, total, input_precision=PRECISION)
+
+
+@triton.jit
+def as_multiplied(h, dtype: tl.constexpr, PRECISION: tl.constexpr):
+    """Features as `product` takes them, in the type of the sums."""
+    if PRECISION == "bf16":
+        h = nearest_bf16(h)
+    return h.to(dtype)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import launch, load_columns, load_rows, product, residual, softmax_targets
+from ._tiles import as_multiplied, launch, load_columns, load_rows, product, residual, softmax_targets
 from ._tune import Config
 
 
@@ -73,7 +73,8 @@ def head_dot_kernel(
                 d = d0 + tl.arange(0, BLOCK_D)
                 inside = live[:, None] & (d < width)[None, :]
                 g = tl.load(query + label[:, None] * width + d[None, :], mask=inside, other=0.0)
-                own += tl.sum(load_rows(features, first, lane, d, rows, width, stride).to(dtype) * g, axis=1)
+                h = load_rows(features, first, lane, d, rows, width, stride)
+                own += tl.sum(as_multiplied(h, dtype, PRECISION) * g, axis=1)
             if HAS_QUERY_BIAS:
                 own += tl.load(query_bias + label)
     for c0 in range(0, classes, BLOCK_C):

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import class_products, launch, load_columns, load_rows, product, residual, softmax_targets
+from ._tiles import as_multiplied, class_products, launch, load_columns, load_rows, product, residual, softmax_targets
 from ._tune import Config
 
 
@@ -67,7 +67,7 @@ def head_norm_kernel(
             h = load_rows(features, first, lane, d, rows, width, stride)
             z = product(h, load_columns(weight, c0, column, d, classes, width), z, PRECISION)
             if c0 == 0:
-                exact = h.to(dtype)
+                exact = as_multiplied(h, dtype, PRECISION)
                 size += tl.sum(exact * exact, axis=1)
         if HAS_BIAS:
             z += tl.load(bias + c, mask=real, other=0.0)[None, :]

@@ -14,8 +14,16 @@ from torch import Tensor
 SLACK = 2.0
 FLOAT64_RELATIVE = 1e-10
 """Largest relative error of a float64 computation against per-sample autograd in float64."""
+FLOAT32_RELATIVE = 1e-4
+"""The same of a float32 computation, whose scores may be small beside the terms they are the sum of."""
 CONFIDENT_RELATIVE = 1e-4
 """Largest relative error on a sample whose own class has probability 1 − 1e-8."""
+BF16_CONFIDENT_RELATIVE = 0.1
+"""The same where features and weights are rounded to bfloat16: a logit of 20 moves by a few hundredths, and e^z with it."""
+BF16_SPEARMAN = 0.999
+"""Smallest rank correlation of bf16 scores with float64 on real data."""
+BF16_LOWEST_SHARE = 0.97
+"""Smallest share of the lowest 5 % of the scores that bf16 has in common with float64."""
 BATCH_RELATIVE = 1e-6
 """Largest relative difference between batch sizes."""
 MASK_P_VALUE = 1e-4

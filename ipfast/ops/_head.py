@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import as_tensor
+from ..checks import as_tensor, check_precision, require_narrow
 from ..errors import InputError, InputTypeError
 from ..registry import check_choice
 from ._residual import Residual, residual
@@ -30,15 +30,26 @@ class Head(NamedTuple):
     weight: Tensor  # [L, C, d]
     bias: Tensor | None  # [L, C]
     residual: Residual
+    precision: str | None = None  # "bf16": features are still to be rounded, weights are not
 
     @property
     def classes(self) -> int:
         return self.weight.shape[1]
 
+    def block(self, rows: slice) -> Tensor:
+        """Features [B, d] as the computation takes them."""
+        h = self.features[rows]
+        return (rounded(h) if self.precision == "bf16" else h).to(compute_dtype(h))
+
 
 def compute_dtype(features: Tensor) -> torch.dtype:
     """float64 features are computed in float64, all others in float32."""
     return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def rounded(value: Tensor) -> Tensor:
+    """The nearest numbers that bfloat16 holds, in float32."""
+    return value.to(torch.bfloat16).to(torch.float32)
 
 
 def tensor(where: str, argument: str, value: Any) -> Tensor:
@@ -77,12 +88,15 @@ def head(
     label_smoothing: float = 0.0,
     pos_weight: Any = None,
     ignore_index: int | None = None,
+    precision: str | None = None,
 ) -> Head:
     """Check the arguments of a head and bring them to one device and dtype; [C, d] becomes [1, C, d]."""
     check_choice(where, "loss", loss, LOSSES)
+    check_precision(where, precision)
     h = matrix(where, "features", features, (None, None))
     if h.dtype not in _FLOATS:
         raise InputTypeError(f"{where}: expected floating-point features; got {h.dtype}. Convert them with .float().")
+    require_narrow(where, precision, h.dtype)
     if h.shape[1] and h.stride(1) != 1 and h.shape[1] != 1:
         h = h.contiguous()
     w = stacked(where, "weight", weight, None, h.shape[1], h)
@@ -105,7 +119,7 @@ def head(
         ignore_index=ignore_index,
         like=w,
     )
-    return Head(h, w, b, form)
+    return Head(h, w, b, form, precision)
 
 
 def stacked(where: str, argument: str, value: Any, classes: int | None, width: int, h: Tensor) -> Tensor:

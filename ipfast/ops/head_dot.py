@@ -31,6 +31,7 @@ def head_dot(
     dropped: Sequence[Any] | None = None,
     rescale: float = 1.0,
     scale: float = 1.0,
+    precision: str | None = None,
     backend: str = "auto",
     out: Tensor | None = None,
 ) -> Tensor:
@@ -50,6 +51,11 @@ def head_dot(
     query q meets the logits z_q = rescale·(W − D_q∘W) h + b of member q of a dropout ensemble: the dense product W h is taken
     once for all members, and corrected by the few entries that a mask drops.
 
+    precision="bf16" rounds the operands of the products, z = Ŵ ĥ + b and u = Ĝ ĥ + G_b with x̂ the nearest bfloat16, and
+    nothing else: sums, logits, u and all that follows are float32, and u_c − u_y is taken after the products, so that a
+    confident sample loses no digits beyond those of its operands. Of a dropout member rescale·(W − D∘W) is rounded; of an
+    elementwise loss with class_weight, class_weight∘G.
+
     Args:
         features: H [N, d], float64 (computed in float64) or float32, float16, bfloat16 (computed in float32).
         labels: cross_entropy: integers [N] in 0..C-1, or soft targets [N, C]; otherwise targets [N, C] ([N] when C = 1).
@@ -63,6 +69,7 @@ def head_dot(
             the bias may then be [Q, C].
         rescale: factor on the kept entries where `dropped` is given, 1/(1 − rate) for inverted dropout.
         scale: factor on every score, for another reduction of ℓ_i.
+        precision: None (exact products in the dtype of the computation) or "bf16".
         backend: "auto", "reference", "cpp" or "triton".
         out: receives the scores, in the dtype of the computation.
 
@@ -93,6 +100,7 @@ def head_dot(
         label_smoothing=label_smoothing,
         pos_weight=pos_weight,
         ignore_index=ignore_index,
+        precision=precision,
     )
     h, w = args.features, args.weight
     g = _head.stacked(where, "query_weight", query_weight, args.classes, h.shape[1], h)
@@ -101,6 +109,10 @@ def head_dot(
         # (w∘r)·u = r·(w∘u): the factor on an output moves to the query.
         g = g * args.residual.output_weight[:, None]
         gb = None if gb is None else gb * args.residual.output_weight
+    if precision == "bf16":
+        # The members' common factor goes into the weight before it is rounded: so every route multiplies the same numbers.
+        args, g = args._replace(weight=_head.rounded(w if dropped is None else rescale * w)), _head.rounded(g)
+        w, rescale = args.weight, 1.0
     several = dropped is not None or any(_head.tensor(where, "weight", value).dim() == 3 for value in (weight, query_weight))
     masks = None if dropped is None else _masks(where, dropped, w, len(g))
     bias_sets = 1 if args.bias is None else len(args.bias)
@@ -118,7 +130,8 @@ def head_dot(
         _cpp(args, g, gb, masks, rescale, into, scale)
     elif choice.name == "triton":
         kernels = dispatch.triton_kernels(where)
-        kernels.head_dot(h, args.residual, *_dense(args, masks, rescale), g, gb, into, scale=scale)
+        head = _dense(args, masks, rescale)
+        kernels.head_dot(h, args.residual, *head, g, gb, into, scale=scale, precision=precision or "ieee")
     else:
         reference(args, g, gb, into, masks=masks, rescale=rescale, scale=scale)
     if args.residual.ignored is not None:
@@ -182,6 +195,7 @@ def _cpp(
         pos_weight=optional(form.pos_weight),
         dropped=None if masks is None else [view(mask) for mask in masks],
         rescale=rescale,
+        bf16=args.precision == "bf16",
         scale=scale,
         threads=torch.get_num_threads(),
     )
@@ -200,7 +214,7 @@ def reference(
     """The definition in plain torch, in blocks of rows and tiles of classes: fills `out` [N, Q]."""
     weight, bias = _dense(args, masks, rescale)
     for rows in _head.row_blocks(out.shape[0]):
-        h, form = args.features[rows].to(out.dtype), args.residual.rows(rows)
+        h, form = args.block(rows), args.residual.rows(rows)
         for q in range(out.shape[1]):
             w = weight[q if len(weight) > 1 else 0]
             b = None if bias is None else bias[q if len(bias) > 1 else 0]

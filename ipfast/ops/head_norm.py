@@ -28,6 +28,7 @@ def head_norm(
     ignore_index: int | None = None,
     include_bias: bool | None = None,
     scale: float = 1.0,
+    precision: str | None = None,
     backend: str = "auto",
     out: Tensor | None = None,
 ) -> Tensor:
@@ -44,6 +45,7 @@ def head_norm(
     Args:
         features, labels, weight, bias, loss, class_weight, label_smoothing, pos_weight, ignore_index, backend, out: as in
             `head_dot`, with one weight [C, d].
+        precision: None, or "bf16": σ_i of the features and the weight rounded to bfloat16, with float32 sums as in `head_dot`.
         include_bias: whether the bias is a scored parameter (the "+ 1"); None: it is if `bias` is given.
         scale: factor on every result, for another reduction of ℓ_i (the square of head_dot's).
 
@@ -72,9 +74,12 @@ def head_norm(
         label_smoothing=label_smoothing,
         pos_weight=pos_weight,
         ignore_index=ignore_index,
+        precision=precision,
     )
     if len(args.weight) != 1 or _head.tensor(where, "weight", weight).dim() != 2:
         raise InputError(f"{where}: expected one weight [C, d]; got {len(args.weight)} of them. Call it once for each.")
+    if precision == "bf16":
+        args = args._replace(weight=_head.rounded(args.weight))
     with_bias = bias is not None if include_bias is None else include_bias
     out = _head.output(where, args.features, out)
     choice = dispatch.select_backend(backend, device=args.features.device)
@@ -99,13 +104,15 @@ def head_norm(
             targets=optional(form.targets),
             pos_weight=optional(form.pos_weight),
             output_weight=optional(form.output_weight),
+            bf16=precision == "bf16",
             include_bias=with_bias,
             scale=scale,
             threads=torch.get_num_threads(),
         )
     elif choice.name == "triton":
         kernels = dispatch.triton_kernels(where)
-        kernels.head_norm(args.features, form, args.weight, args.bias, out, include_bias=with_bias, scale=scale)
+        options = {"include_bias": with_bias, "scale": scale, "precision": precision or "ieee"}
+        kernels.head_norm(args.features, form, args.weight, args.bias, out, **options)
     else:
         reference(args, out, include_bias=with_bias, scale=scale)
     if form.ignored is not None:
@@ -117,7 +124,7 @@ def reference(args: Head, out: Tensor, *, include_bias: bool, scale: float) -> T
     """The definition in plain torch, in blocks of rows and tiles of classes."""
     w, b = args.weight[0], None if args.bias is None else args.bias[0]
     for rows in _head.row_blocks(out.shape[0]):
-        h, form = args.features[rows].to(out.dtype), args.residual.rows(rows)
+        h, form = args.block(rows), args.residual.rows(rows)
         if form.loss == "cross_entropy":
             square = _softmax_residual_norm(h, form, w, b)
         else:

@@ -32,6 +32,18 @@ def assert_same(name: str, got: Tensor, plain: Tensor) -> None:
         assert torch.equal(got, plain)
 
 
+KINDS = pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [
+        (torch.float64, None),
+        (torch.float32, None),
+        (torch.float16, None),
+        (torch.bfloat16, None),
+        (torch.float32, "bf16"),
+        (torch.bfloat16, "bf16"),
+    ],
+    ids=str,
+)
 OPERATIONS = pytest.mark.parametrize("operation", [dot, norm])
 NAMES = pytest.mark.parametrize("name", BACKENDS)
 
@@ -61,14 +73,15 @@ def every_second_column(h: Tensor) -> Tensor:
 @NAMES
 @OPERATIONS
 @pytest.mark.parametrize("layout", [with_row_stride, every_second_row, transposed, every_second_column])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_strided_features_give_the_same_bits(dtype, layout, operation, name):
+@KINDS
+def test_strided_features_give_the_same_bits(dtype, precision, layout, operation, name):
     """The gaps are NaN: a read outside the rows would show."""
     data = head_data(CASE, "cross_entropy", dtype)
     strided = layout(data.h)
     assert not strided.is_contiguous()
-    with computing_with(name) as backend:
-        assert_same(name, operation(data, strided, data.y, backend=backend), operation(data, data.h, data.y, backend=backend))
+    options = {"precision": precision}
+    with computing_with(name) as options["backend"]:
+        assert_same(name, operation(data, strided, data.y, **options), operation(data, data.h, data.y, **options))
 
 
 @NAMES
@@ -134,9 +147,9 @@ def test_out_is_filled_whatever_it_held(dtype, case, operation, name):
 @NAMES
 @OPERATIONS
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@KINDS
 @pytest.mark.parametrize("classes", [3, 7, 613])
-def test_scores_do_not_depend_on_neighbours(classes, dtype, loss, operation, name):
+def test_scores_do_not_depend_on_neighbours(classes, dtype, precision, loss, operation, name):
     """Permuted, cut in pieces of any size, or alone: a row keeps its bits."""
     case = HeadCase("neighbours", 40 if dispatch.interpreting() else 150, 45, classes)
     skip_slow(name, case, dtype, launches=case.rows * 2, rows=1)
@@ -145,7 +158,7 @@ def test_scores_do_not_depend_on_neighbours(classes, dtype, loss, operation, nam
     with computing_with(name) as backend:
 
         def of(rows):
-            return operation(data, data.h[rows], data.y[rows], loss=loss, backend=backend)
+            return operation(data, data.h[rows], data.y[rows], loss=loss, precision=precision, backend=backend)
 
         whole = of(slice(None))
         assert_same(name, of(order), whole[order])
@@ -157,7 +170,8 @@ def test_scores_do_not_depend_on_neighbours(classes, dtype, loss, operation, nam
 @NAMES
 @OPERATIONS
 @pytest.mark.parametrize("loss", LOSSES)
-def test_threads_do_not_change_bits(loss, operation, name):
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_threads_do_not_change_bits(precision, loss, operation, name):
     if name == "triton":
         pytest.skip("a GPU kernel does not use torch's threads")
     data = head_data(HeadCase("threads", 5000, 33, 5), loss, torch.float32)
@@ -167,7 +181,7 @@ def test_threads_do_not_change_bits(loss, operation, name):
         with computing_with(name) as backend:
             for count in (1, 2, 3):
                 torch.set_num_threads(count)
-                results.append(operation(data, data.h, data.y, loss=loss, backend=backend))
+                results.append(operation(data, data.h, data.y, loss=loss, precision=precision, backend=backend))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(results[0], other) for other in results[1:])
@@ -176,19 +190,19 @@ def test_threads_do_not_change_bits(loss, operation, name):
 @NAMES
 @OPERATIONS
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@KINDS
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("classes", [2, 7, 613])
-def test_a_bad_row_is_seen_and_harms_no_other(classes, bad, dtype, loss, operation, name):
+def test_a_bad_row_is_seen_and_harms_no_other(classes, bad, dtype, precision, loss, operation, name):
     case = HeadCase("bad", 70, 21, classes)
     skip_slow(name, case, dtype, launches=2)
     data = head_data(case, loss, dtype)
     clean = [0, 1, 2, 4, 63, 65, 68, 69]
     with computing_with(name) as backend:
-        before = operation(data, data.h, data.y, loss=loss, backend=backend)
+        before = operation(data, data.h, data.y, loss=loss, precision=precision, backend=backend)
         h = data.h.clone()
         h[3, 20] = h[64, 0] = h[66, 10] = bad
-        after = operation(data, h, data.y, loss=loss, backend=backend)
+        after = operation(data, h, data.y, loss=loss, precision=precision, backend=backend)
     assert not torch.isfinite(after[[3, 64, 66]]).any()
     assert_same(name, after[clean], before[clean])
 

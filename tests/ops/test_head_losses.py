@@ -134,8 +134,8 @@ def truth(case: HeadCase, form: Form, dtype: torch.dtype) -> tuple[Tensor, Tenso
     return gradients @ query, gradients.square().sum(dim=1)
 
 
-def scores(data: HeadData, form: Form, backend: str) -> tuple[Tensor, Tensor]:
-    options = {"loss": form.loss, "backend": backend, **form.options(data.w.shape[0])}
+def scores(data: HeadData, form: Form, backend: str, precision: str | None = None) -> tuple[Tensor, Tensor]:
+    options = {"loss": form.loss, "backend": backend, "precision": precision, **form.options(data.w.shape[0])}
     return ops.head_dot(*data.arguments, **options), ops.head_norm(*data.norm_arguments, **options)
 
 
@@ -209,6 +209,27 @@ def test_other_dtypes_keep_the_tolerance_rule(case, dtype, form, name):
     for value, true, reference, magnitude in parts:
         assert value.dtype == torch.float32
         assert_within_rule(value, true, reference, magnitude, eps)
+
+
+@every_backend
+@every_form
+@pytest.mark.parametrize("dtype", SINGLE, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bf16_is_autograd_at_the_rounded_operands(case, dtype, form, name):
+    skip_slow(name, case, dtype, launches=2)
+    data, factor = form_data(case, form, dtype), torch.ones(case.classes).double()
+    if form.loss != "cross_entropy" and "class_weight" in form.options(case.classes):
+        factor = positive(case.classes, 1)  # of an elementwise loss: multiplied with the query before that is rounded
+    h, w, g = (value.to(torch.bfloat16).double() for value in (data.h, data.w, factor.to(data.g)[:, None] * data.g))
+    g = torch.where(factor[:, None] == 0, 0, g / factor[:, None])
+    at = HeadData(h, data.y, w, data.b.double(), g, data.gb.double())
+    with computing_with(name) as backend:
+        got = scores(data, form, backend, precision="bf16")
+    gradients = sample_gradients(at, form.torch(case.classes))
+    true = gradients @ torch.cat([at.g.flatten(), at.gb]), gradients.square().sum(dim=1)
+    single = HeadData(*(t.float() if t.is_floating_point() else t for t in at.arguments))
+    for value, expected, reference, magnitude in zip(got, true, plain(single, form), magnitudes(at, form), strict=True):
+        assert_within_rule(value, expected, reference, magnitude, torch.finfo(torch.float32).eps)
 
 
 @every_backend
