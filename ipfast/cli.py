@@ -77,6 +77,7 @@ def score(
     method: Annotated[str, typer.Option(help="ip, ip_ensemble, self_tracin, or a control: loss, random.")] = "ip",
     loss: Annotated[str, typer.Option(help="auto (cross_entropy), bce_with_logits or mse.")] = "auto",
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="bf16: rounded products, float32 sums; default: exact.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")] = None,
     out: Annotated[Path | None, typer.Option(help=".npy, .parquet, .csv, or .safetensors for everything.")] = None,
     tokens: Annotated[str, typer.Option(help="Of token data: mean or sum over a sequence, or each token.")] = "mean",
@@ -88,7 +89,7 @@ def score(
     Example: ipfast score --features H.npy --labels y.npy --head head.safetensors --val val.npz --out scores.npy
     """
     data = _pair("score", train, features, labels)
-    options: dict[str, Any] = {"backend": backend, "device": device, "progress": progress, "out": out}
+    options: dict[str, Any] = {"backend": backend, "precision": precision, "device": device, "progress": progress, "out": out}
     result = ipfast.score(head, data, val, method=method, loss=loss, tokens=tokens, **options)
     _summary(result, rows)
     if out is not None:

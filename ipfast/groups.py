@@ -160,7 +160,12 @@ def _group(engine: HeadEngine, points: list[Point]) -> Group:
         return Group(engine, points, members, EnsembleChoice("dense", "every point has parameters of its own"))
     device = last.weight.device if engine.device is None else engine.device
     choice = select_ensemble(
-        rate=max(mask.rate for mask in masks), classes=last.outputs, width=last.width, members=len(members), device=device
+        rate=max(mask.rate for mask in masks),
+        classes=last.outputs,
+        width=last.width,
+        members=len(members),
+        device=device,
+        precision=engine.precision,
     )
     return Group(engine, points, members, choice)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import dispatch
-from .checks import existing_file, positive_integer, usable_device
+from .checks import check_precision, existing_file, positive_integer, usable_device
 from .data import Source, open_source
 from .data.writers import check_output, written_whole
 from .engines import TOKENS, HeadEngine, SampleLoss, find_last_layer
@@ -185,6 +185,7 @@ def query(
     head: str | None = None,
     include_bias: bool = True,
     backend: str = "auto",
+    precision: str | None = None,
     check: bool = True,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -199,7 +200,8 @@ def query(
         model, val, val_groups, method, loss, impact, params, head, include_bias, check, batch_size, device, tokens,
             labels_key: as in
             `ipfast.score`.
-        backend: accepted so that the options of `score` can be passed on; the query itself is computed by torch.
+        backend, precision: accepted so that the options of `score` can be passed on; the query itself is computed by torch, in
+            float64 or exact float32. Say them again to `score` or `Scorer`.
         train: used only to find the head by running the model when there is no `val`.
 
     Returns:
@@ -221,6 +223,7 @@ def query(
     require_engine(where, params, "auto", {"head": head is not None, "include_bias=False": not include_bias})
     check_choice(where, "tokens", tokens, TOKENS)
     check_choice(where, "backend", backend, dispatch.BACKENDS)
+    check_precision(where, precision, params)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     loss = known_loss(where, loss, params)
     target_impact = get_impact(where, impact)

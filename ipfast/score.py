@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from .checks import positive_integer, usable_device
+from .checks import check_precision, positive_integer, usable_device
 from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
 from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
@@ -58,6 +58,7 @@ def score(
     include_bias: bool = True,
     engine: str = "auto",
     backend: str = "auto",
+    precision: str | None = None,
     check: bool = True,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -105,6 +106,9 @@ def score(
         engine: "auto" (see `ipfast.select_engine`), or the one to use: "head" for the last layer, "forward", "ghost" or
             "explicit" (gradients that are formed, to check the others) for other parameters.
         backend: "auto", "reference", "cpp" or "triton"; a named one is used or refused.
+        precision: of the products with the features: None computes float64 features in float64 and all others in exact
+            float32; "bf16" rounds features, weights and queries to bfloat16 and keeps sums, logits and everything else in
+            float32. The query gradient and losses stay exact. Best with features stored as bfloat16; of the last layer only.
         check: refuse a model in train mode and NaN weights, warn if val is train.
         batch_size: samples that go through the model at once, where the data does not come in batches: default 256, or with
             `params` as many as fit into memory.
@@ -157,12 +161,18 @@ def score(
     loss = known_loss(where, loss, params)
     chosen_impact = get_impact(where, impact)
     scored = params if stored is None else stored.params
+    check_precision(where, precision, scored)
     require_engine(where, scored, engine, {"head": head is not None, "include_bias=False": not include_bias})
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
     if not aggregate:
         several = isinstance(val, Mapping) or len(validation_sets(val)) > 1
         alone = {"a stored Query": stored is not None, "val_groups": val_groups is not None, "several sets": several}
+        if precision is not None:
+            raise InputError(
+                f"{where}: expected no precision with aggregate=False, whose products are exact; got {precision!r}. "
+                "Leave it out."
+            )
         require_pairs(where, chosen, {**alone, "keep_members": keep_members, "impact": impact != "utility"})
     output = None if out is None else check_output(where, "out", out, (".safetensors", *FORMATS))
     target = usable_device(where, device)
@@ -227,6 +237,7 @@ def score(
         batch_size=size,
         device=target,
         tokens=tokens if stored is None else stored.tokens or "mean",
+        precision=precision,
     )
     if stored is not None:
         know_query(head_engine, stored)
@@ -270,6 +281,8 @@ def score(
         "head": last.name,
         "score_seconds": time.perf_counter() - started - (0.0 if maker is None else maker.stats.get("query_seconds", 0.0)),
     }
+    if precision is not None:
+        stats["precision"] = precision
     if len(result.weights) > 1:
         stats |= {"members": len(result.weights), "ensemble": run.route, "ensemble_reason": run.route_reason}
     if record is not None:

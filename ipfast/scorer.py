@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from .checks import usable_device
+from .checks import check_precision, usable_device
 from .combine import by_deviation, deviations, weighted_sum
 from .data.sources import split_batch
 from .engines import HeadEngine, TokenLabels, find_last_layer
@@ -35,7 +35,7 @@ class Scorer:
     Args:
         model: as in `score`; with a query from `ipfast.query` or Query.load.
         query: the terms to score.
-        backend, device: as in `score`.
+        backend, precision, device: as in `score`.
         check: refuse a model in train mode and a head with NaN.
         group: number of the group of points to score, where they do not share features: each checkpoint of a network is one.
             The scores of the groups add up.
@@ -47,6 +47,7 @@ class Scorer:
         query: Query,
         *,
         backend: str = "auto",
+        precision: str | None = None,
         device: str | torch.device | None = None,
         check: bool = True,
         group: int | None = None,
@@ -55,14 +56,19 @@ class Scorer:
         if not isinstance(query, Query):
             raise InputTypeError(f"{where}: expected query to be made by ipfast.query; got {type(query).__name__}.")
         check_choice(where, "backend", backend, dispatch.BACKENDS)
+        check_precision(where, precision, query.params)
         if query.combine != "mean":
             raise InputError(
                 f"{where}: expected a query whose members are averaged; combine={query.combine!r} needs the scores of all "
                 "samples at once. Use ipfast.score."
             )
         self.query = query
-        made = _OfHead if query.params == "last" else _OfNetwork
-        self._scores = made(where, model, query, backend=backend, device=usable_device(where, device), check=check, group=group)
+        options: dict[str, Any] = {"backend": backend, "device": usable_device(where, device), "check": check, "group": group}
+        self._scores: _OfHead | _OfNetwork
+        if query.params == "last":
+            self._scores = _OfHead(where, model, query, precision=precision, **options)
+        else:
+            self._scores = _OfNetwork(where, model, query, **options)
 
     def __call__(self, batch: Any) -> Tensor:
         """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
@@ -79,6 +85,7 @@ class _OfHead:
         query: Query,
         *,
         backend: str,
+        precision: str | None,
         device: torch.device | None,
         check: bool,
         group: int | None,
@@ -95,6 +102,7 @@ class _OfHead:
             include_bias=query.include_bias,
             batch_size=BATCH_SIZE,
             device=device,
+            precision=precision,
             tokens=query.tokens or "mean",
         )
         know_query(engine, query)

@@ -252,10 +252,16 @@ def test_the_route_and_its_reason(rate, members, device, name):
     assert choice.reason
 
 
-@pytest.mark.parametrize("cost", ["SPARSE_COST", "GATHER_COST"])
-def test_the_cost_of_a_gather_decides(cost, monkeypatch):
+@pytest.mark.parametrize(("cost", "precision"), [("SPARSE_COST", None), ("GATHER_COST", None), ("BF16_SPARSE_COST", "bf16")])
+def test_the_cost_of_a_gather_decides(cost, precision, monkeypatch):
     monkeypatch.setattr(ensemble, cost, 101.0)
-    assert ipfast.select_ensemble(rate=0.01, classes=10, width=512, members=5).name == "dense"
+    assert ipfast.select_ensemble(rate=0.01, classes=10, width=512, members=5, precision=precision).name == "dense"
+
+
+@pytest.mark.parametrize(("rate", "name"), [(0.01, "sparse"), (0.15, "sparse"), (0.25, "dense")])
+def test_bf16_corrects_at_higher_rates(rate, name):
+    assert ipfast.select_ensemble(rate=rate, classes=10, width=512, members=5, precision="bf16").name == name
+    assert ipfast.select_ensemble(rate=0.15, classes=10, width=512, members=5).name == "dense"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..checks import as_tensor, native
@@ -56,6 +57,11 @@ class Rows:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        piece = self.array[:0]
+        return piece.dtype if isinstance(piece, Tensor) else as_tensor(piece).dtype
 
     @property
     def resident(self) -> bool:

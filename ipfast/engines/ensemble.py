@@ -13,6 +13,9 @@ SPARSE_COST = 3.5
 """κ: what correcting for a dropped weight costs on the CPU, in units of a product with one weight (measured, as is γ)."""
 GATHER_COST = 40.0
 """γ: what fetching a feature that some mask drops costs, in the same units; each is fetched once for all members."""
+BF16_SPARSE_COST = 4.0
+"""κ of bf16 products, whose features lie by columns already: γ is 0. (A processor without bf16 products computes in float32 and
+would change to dense at a lower rate; what it loses in between is at most a third.)"""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,13 @@ class EnsembleChoice:
 
 
 def select_ensemble(
-    *, rate: float, classes: int, width: int, members: int, device: str | torch.device = "cpu"
+    *,
+    rate: float,
+    classes: int,
+    width: int,
+    members: int,
+    device: str | torch.device = "cpu",
+    precision: str | None = None,
 ) -> EnsembleChoice:
     """Choose how the logits of T dropout members are computed, and say why.
 
@@ -34,11 +43,13 @@ def select_ensemble(
         κ·rate·C·T + γ·(1 − (1 − rate)^(C·T)) < (T − 1)·(C − 1)
 
     the second term for the features that some member drops, which must be fetched. (With few classes nearly all the work is
-    in fetching; one class is the reference of the others and needs no product.)
+    in fetching; one class is the reference of the others and needs no product.) With precision="bf16" nothing is fetched and no
+    class is the reference, which leaves κ·rate·T < T − 1.
 
     Args:
         rate: share of dropped weights. classes, width: of the head. members: T.
         device: where the features are.
+        precision: of the products, as in ops.head_dot.
 
     Returns:
         The chosen name ("sparse" or "dense") and the reason.
@@ -51,8 +62,11 @@ def select_ensemble(
     if torch.device(device).type != "cpu":
         return EnsembleChoice("dense", "on a GPU products are cheaper than gathers")
     entries = classes * members
-    cost = SPARSE_COST * rate * entries + GATHER_COST * (1 - (1 - rate) ** entries)
-    saved = (members - 1) * max(classes - 1, 1)
+    if precision == "bf16":
+        cost, saved = BF16_SPARSE_COST * rate * entries, (members - 1) * classes
+    else:
+        cost = SPARSE_COST * rate * entries + GATHER_COST * (1 - (1 - rate) ** entries)
+        saved = (members - 1) * max(classes - 1, 1)
     about = f"{cost:.3g} for corrections, {saved} for the products they save, at T={members}, rate={rate:g}, {classes}×{width}"
     return EnsembleChoice("sparse" if cost < saved else "dense", about)
 

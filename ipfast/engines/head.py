@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..checks import require_narrow
 from ..data import ArraySource, Source
 from ..errors import InputError, NonFiniteError
 from ..losses import Loss
@@ -56,6 +57,7 @@ class HeadEngine:
         batch_size: samples that go through the backbone at once.
         device: where scores are computed; None: where the model is, or where the features are.
         tokens: what a sample of token data is, one of TOKENS.
+        precision: of the products of `dot` and `norm`, as in ops.head_dot; logits and losses are exact.
     """
 
     name = "head"
@@ -71,10 +73,11 @@ class HeadEngine:
         batch_size: int,
         device: torch.device | None,
         tokens: str = "mean",
+        precision: str | None = None,
     ) -> None:
         self.where, self.last, self.loss = where, last, loss
         self.backend, self.include_bias = backend, include_bias and last.bias is not None
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.precision = batch_size, device, precision
         self._copy: nn.Module | None = None  # of the model, for states that are loaded
         self.tokens = tokens
         self.of_tokens: dict[str, bool] = {}
@@ -109,6 +112,8 @@ class HeadEngine:
                 )
             self._note(argument, len(shape) == 3)
             length = shape[1]
+            if argument == "train":
+                require_narrow(self.where, self.precision, source.inputs.dtype)
         else:
             labels = source.labels
             if not isinstance(labels, Tensor) or not is_token_labels(self.loss, labels, self.last.outputs):
@@ -276,6 +281,7 @@ class HeadEngine:
             bias_gradient if self.include_bias else None,
             loss=self.loss.form,
             scale=self.loss.scale(self.last.outputs),
+            precision=self.precision,
             backend=self.backend,
             **self.loss.form_options(),
             **options,
@@ -293,7 +299,13 @@ class HeadEngine:
             **self.loss.form_options(),
         }
         if not isinstance(y, TokenLabels) or y.tokens == "each":
-            return ops.head_norm(h, y.labels if isinstance(y, TokenLabels) else y, weight, bias, **options)
+            y = y.labels if isinstance(y, TokenLabels) else y
+            return ops.head_norm(h, y, weight, bias, precision=self.precision, **options)
+        if self.precision is not None:
+            raise InputError(
+                f"{self.where}: expected no precision with the self-influence of sequences, whose products are exact; got "
+                f"{self.precision!r}. Leave it out."
+            )
         norms = ops.token_norm(h, y.labels, y.counts, weight, bias, **options)
         return norms if y.tokens == "sum" else norms / y.counts.clamp(min=1).to(norms).square()
 
