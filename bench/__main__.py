@@ -108,7 +108,7 @@ def ensemble(
             results.record(found)
         del problem, contenders
     for name, meaning in case.MEANING.items():
-        typer.echo(f"{name:<18} {meaning}")
+        typer.echo(f"{name:<24} {meaning}")
 
 
 @app.command()
@@ -143,7 +143,7 @@ def vocab(
     if record:
         results.record(found)
     for name, meaning in case.MEANING.items():
-        typer.echo(f"{name:<18} {meaning}")
+        typer.echo(f"{name:<24} {meaning}")
 
 
 def _gate(check: Callable[[Contender], None], contenders: list[Contender]) -> None:

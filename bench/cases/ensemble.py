@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,11 +20,16 @@ STANDARD_ROWS, STANDARD_MEMBERS = 400_000, (5, 20)
 BLOCK = 1024
 
 SPARSE, DENSE, IP = "ensemble, sparse", "ensemble, dense", "ip"
+BF16_SPARSE, BF16_DENSE, BF16_IP = f"{SPARSE}, bf16", f"{DENSE}, bf16", f"{IP}, bf16"
+BF16 = (BF16_SPARSE, BF16_DENSE, BF16_IP)
 PRODUCT, PRODUCT_BLOCKS = "product, whole", "product, blocks"
 MEANING = {
     SPARSE: "ops.head_dot: one product with W, corrected by the dropped entries; a query for each member",
     DENSE: "ops.head_dot: a masked weight and a query for each member",
     IP: "ops.head_dot: one query",
+    BF16_SPARSE: "sparse, of features stored as bfloat16, with precision='bf16'",
+    BF16_DENSE: "dense, of the same",
+    BF16_IP: "one query, of the same",
     PRODUCT: "H [W; G_1 … G_T]ᵀ alone, into a preallocated buffer",
     PRODUCT_BLOCKS: "the same in blocks of 1,024 rows, into one preallocated buffer",
 }
@@ -46,9 +53,11 @@ class Problem:
         for member, mask in enumerate(self.dropped):
             self.masked[member].view(-1)[mask.to(device)] = 0
         self.members = members
+        self.narrow = self.h.bfloat16()
 
-    def scores(self, weight: Tensor, **options: object) -> Tensor:
-        return ipfast.ops.head_dot(self.h, self.y, weight, self.b, self.g, self.gb, **options)  # type: ignore[arg-type]
+    def scores(self, weight: Tensor, *, bf16: bool = False, **options: object) -> Tensor:
+        h, precision = (self.narrow, "bf16") if bf16 else (self.h, None)
+        return ipfast.ops.head_dot(h, self.y, weight, self.b, self.g, self.gb, precision=precision, **options)  # type: ignore[arg-type]
 
 
 def make_contenders(p: Problem) -> list[Contender]:
@@ -62,10 +71,14 @@ def make_contenders(p: Problem) -> list[Contender]:
             torch.mm(part, stacked, out=block[: len(part)])
         return block
 
+    sparse: dict[str, Any] = {"dropped": p.dropped, "rescale": 1 / (1 - RATE)}
     return [
-        Contender(SPARSE, lambda: p.scores(p.w, dropped=p.dropped, rescale=1 / (1 - RATE)), scores=True),
+        Contender(SPARSE, lambda: p.scores(p.w, **sparse), scores=True),
         Contender(DENSE, lambda: p.scores(p.masked), scores=True),
         Contender(IP, lambda: ipfast.ops.head_dot(p.h, p.y, p.w, p.b, p.g[0], p.gb[0])),
+        Contender(BF16_SPARSE, lambda: p.scores(p.w, bf16=True, **sparse), scores=True),
+        Contender(BF16_DENSE, lambda: p.scores(p.masked, bf16=True), scores=True),
+        Contender(BF16_IP, lambda: ipfast.ops.head_dot(p.narrow, p.y, p.w, p.b, p.g[0], p.gb[0], precision="bf16")),
         Contender(PRODUCT, lambda: torch.mm(p.h, stacked, out=whole)),
         Contender(PRODUCT_BLOCKS, product_blocks),
     ]
@@ -77,7 +90,9 @@ def check_scores(p: Problem, contender: Contender) -> None:
     rows = gate.sample_rows(len(got))
     at = rows.to(p.h.device)
     for member in range(p.members):
-        truth, magnitude = gate.softmax_truth(p.h[at], p.y[at], p.masked[member], p.b, p.g[member], p.gb[member])
+        operands = p.h[at], p.masked[member], p.g[member]
+        h, w, g = (x.bfloat16() for x in operands) if contender.name in BF16 else operands
+        truth, magnitude = gate.softmax_truth(h, p.y[at], w, p.b, g, p.gb[member])
         gate.check(f"{NAME}, member {member}, {contender.name}", got[:, member], rows, truth, magnitude)
 
 
@@ -97,4 +112,6 @@ def bounds(rows: dict[str, Row]) -> list[Bound]:
         Bound(f"{SPARSE} / {base.contender}", time / base.seconds.p50, 1.35, "at most"),
         faster,
         Bound(f"{DENSE} / {SPARSE}", rows[DENSE].seconds.p50 / time, 1.15, "at least"),
+        Bound(f"{BF16_SPARSE} / {BF16_IP}", rows[BF16_SPARSE].seconds.p50 / rows[BF16_IP].seconds.p50, 3.0, "at most"),
+        Bound(f"{BF16_IP} / {IP}", rows[BF16_IP].seconds.p50 / rows[IP].seconds.p50, 0.9, "at most"),
     ]
