@@ -84,17 +84,12 @@ def positive_integer(where: str, argument: str, value: Any) -> int:
     return number
 
 
-def check_precision(where: str, precision: object, params: object = "last") -> None:
-    """Refuse a precision that does not exist, and any where not the last layer is scored."""
+def check_precision(where: str, precision: object) -> None:
+    """Refuse a precision that does not exist."""
     if precision not in (None, "bf16"):
         raise InputError(
-            f"{where}: expected precision to be 'bf16' or None, which computes float64 features in float64 and all others in "
-            f"exact float32; got {precision!r}."
-        )
-    if precision is not None and params != "last":
-        raise InputError(
-            f"{where}: expected precision with params='last' only, since the model itself computes the rest; got params="
-            f"{params!r}. Leave precision out."
+            f"{where}: expected precision to be 'bf16' or None, which computes float64 in float64 and all others in exact "
+            f"float32; got {precision!r}."
         )
 
 

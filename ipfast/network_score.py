@@ -15,7 +15,7 @@ from .combine import weighted_sum
 from .data import Source
 from .engines.network import Network, SampleLoss, SampleLosses
 from .engines.outputs import samples
-from .errors import InputError
+from .errors import InputError, InputTypeError
 from .groups import Validation
 from .impacts import Impact
 from .losses import Loss
@@ -49,7 +49,15 @@ def require_engine(where: str, params: str | Sequence[str], engine: str, head_on
 
 
 def open_network(
-    where: str, model: Any, loss: Loss | SampleLoss, *, params: str | Sequence[str], tokens: str | None, check: bool
+    where: str,
+    model: Any,
+    loss: Loss | SampleLoss,
+    *,
+    params: str | Sequence[str],
+    tokens: str | None,
+    precision: str | None,
+    device: torch.device | None,
+    check: bool,
 ) -> Network:
     """The model as a network; its scored parameters by pattern, or by name where a stored query gives a tuple of them."""
     if tokens == "each":
@@ -59,7 +67,17 @@ def open_network(
         )
     if isinstance(params, tuple):
         params = [f"^{re.escape(name)}$" for name in params]
-    return Network(where, model, loss, params=params, tokens=tokens or "mean", check=check)
+    network = Network(where, model, loss, params=params, tokens=tokens or "mean", precision=precision, check=check)
+    if precision is not None and network.dtype == torch.float64:
+        raise InputTypeError(
+            f"{where}: expected a model in float32 or narrower with precision='bf16'; got float64. Leave it out."
+        )
+    if device is not None and torch.empty(0, device=device).device != network.device:
+        raise InputError(
+            f"{where}: expected the model on {device}, since it is scored where it is; its parameters are on {network.device}. "
+            "Move it there with model.to."
+        )
+    return network
 
 
 class NetworkRun:

@@ -223,7 +223,7 @@ def query(
     require_engine(where, params, "auto", {"head": head is not None, "include_bias=False": not include_bias})
     check_choice(where, "tokens", tokens, TOKENS)
     check_choice(where, "backend", backend, dispatch.BACKENDS)
-    check_precision(where, precision, params)
+    check_precision(where, precision)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     loss = known_loss(where, loss, params)
     target_impact = get_impact(where, impact)
@@ -232,7 +232,16 @@ def query(
     validation = open_validation(where, val, val_groups, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
     if params != "last":
-        network = open_network(where, model, default_loss(loss, None, where), params=params, tokens=tokens, check=check)
+        network = open_network(
+            where,
+            model,
+            default_loss(loss, None, where),
+            params=params,
+            tokens=tokens,
+            precision=precision,
+            device=target,
+            check=check,
+        )
         job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
         return build_network_query(NetworkRun(job, chosen, target_impact, validation))
     finder = None if validation is None else validation.sources[0]

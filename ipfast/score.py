@@ -108,7 +108,8 @@ def score(
         backend: "auto", "reference", "cpp" or "triton"; a named one is used or refused.
         precision: of the products with the features: None computes float64 features in float64 and all others in exact
             float32; "bf16" rounds features, weights and queries to bfloat16 and keeps sums, logits and everything else in
-            float32. The query gradient and losses stay exact. Best with features stored as bfloat16; of the last layer only.
+            float32. The query gradient and losses stay exact. Best with features stored as bfloat16. With `params` the model
+            runs under torch.autocast, for the query as well, and losses and sums stay in float32.
         check: refuse a model in train mode and NaN weights, warn if val is train.
         batch_size: samples that go through the model at once, where the data does not come in batches: default 256, or with
             `params` as many as fit into memory.
@@ -161,7 +162,7 @@ def score(
     loss = known_loss(where, loss, params)
     chosen_impact = get_impact(where, impact)
     scored = params if stored is None else stored.params
-    check_precision(where, precision, scored)
+    check_precision(where, precision)
     require_engine(where, scored, engine, {"head": head is not None, "include_bias=False": not include_bias})
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
@@ -199,7 +200,14 @@ def score(
     if scored != "last":
         sample_loss = stored.loss if stored is not None else default_loss(loss, None, where)
         network = open_network(
-            where, model, sample_loss, params=scored, tokens=tokens if stored is None else stored.tokens, check=check
+            where,
+            model,
+            sample_loss,
+            params=scored,
+            tokens=tokens if stored is None else stored.tokens,
+            precision=precision,
+            device=target,
+            check=check,
         )
         job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size)
         if not aggregate:

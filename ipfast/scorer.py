@@ -56,19 +56,24 @@ class Scorer:
         if not isinstance(query, Query):
             raise InputTypeError(f"{where}: expected query to be made by ipfast.query; got {type(query).__name__}.")
         check_choice(where, "backend", backend, dispatch.BACKENDS)
-        check_precision(where, precision, query.params)
+        check_precision(where, precision)
         if query.combine != "mean":
             raise InputError(
                 f"{where}: expected a query whose members are averaged; combine={query.combine!r} needs the scores of all "
                 "samples at once. Use ipfast.score."
             )
         self.query = query
-        options: dict[str, Any] = {"backend": backend, "device": usable_device(where, device), "check": check, "group": group}
-        self._scores: _OfHead | _OfNetwork
-        if query.params == "last":
-            self._scores = _OfHead(where, model, query, precision=precision, **options)
-        else:
-            self._scores = _OfNetwork(where, model, query, **options)
+        made = _OfHead if query.params == "last" else _OfNetwork
+        self._scores = made(
+            where,
+            model,
+            query,
+            backend=backend,
+            precision=precision,
+            device=usable_device(where, device),
+            check=check,
+            group=group,
+        )
 
     def __call__(self, batch: Any) -> Tensor:
         """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
@@ -139,11 +144,21 @@ class _OfNetwork:
         query: Query,
         *,
         backend: str,
+        precision: str | None,
         device: torch.device | None,
         check: bool,
         group: int | None,
     ) -> None:
-        network = open_network(where, model, query.loss, params=query.params, tokens=query.tokens, check=check)
+        network = open_network(
+            where,
+            model,
+            query.loss,
+            params=query.params,
+            tokens=query.tokens,
+            precision=precision,
+            device=device,
+            check=check,
+        )
         self.query, self.job = query, NetworkJob(where, network, engine="auto", batch_size=None)
         points = [term.point for term in query.terms] or Final().points()
         chosen, first = _only(where, network_groups(self.job, points), group)

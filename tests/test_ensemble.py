@@ -276,11 +276,6 @@ def test_bf16_corrects_at_higher_rates(rate, name):
         ({"seed": -1}, ipfast.InputError, "expected seed to be in"),
         ({"seed": 0.5}, ipfast.InputTypeError, "expected seed to be an integer; got float"),
         ({"scope": "al"}, ipfast.InputError, "expected scope .* Did you mean 'all'"),
-        (
-            {"scope": "all"},
-            ipfast.UnavailableError,
-            "expected scope='scored'; got 'all', which comes with whole-network scoring",
-        ),
         ({"combine": "median"}, ipfast.InputError, "expected combine to be one of"),
         ({"names": ["fc"]}, ipfast.InputTypeError, "expected names to map"),
     ],

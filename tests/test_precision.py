@@ -11,7 +11,16 @@ import pytest
 import torch
 from cases import LOSSES, HeadCase
 from problems import linear_problem, network_problem
-from tolerances import BATCH_RELATIVE, BF16_LOWEST_SHARE, BF16_SPEARMAN, FLOAT32_RELATIVE, assert_relative, assert_same_rounding
+from tolerances import (
+    AUTOCAST_RELATIVE,
+    BATCH_RELATIVE,
+    BF16_LOWEST_SHARE,
+    BF16_SPEARMAN,
+    FLOAT32_RELATIVE,
+    assert_relative,
+    assert_relative_to_largest,
+    assert_same_rounding,
+)
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -127,18 +136,24 @@ def test_what_cannot_be_rounded_is_refused_before_any_work():
     ):
         with pytest.raises(ipfast.InputError, match=r"expected precision to be 'bf16' or None.*; got 'half'"):
             call()
-    network = network_problem(torch.float32)
-    whole = ipfast.query(network.model, network.val, params="all")
-    for call in (
-        lambda: ipfast.score(network.model, network.train, network.val, params="all", precision="bf16"),
-        lambda: ipfast.score(network.model, network.train, whole, precision="bf16"),
-        lambda: ipfast.query(network.model, network.val, params="all", precision="bf16"),
-        lambda: ipfast.Scorer(network.model, whole, precision="bf16"),
-    ):
-        with pytest.raises(ipfast.InputError, match="expected precision with params='last' only"):
-            call()
     with pytest.raises(ipfast.InputError, match="score: expected no precision with aggregate=False"):
         ipfast.score(problem.model, problem.train, problem.val, aggregate=False, precision="bf16")
+
+
+def test_networks_run_under_autocast_and_agree_with_float32():
+    network = network_problem(torch.float32)
+    for method in ("ip", "self_tracin"):
+        val = network.val if method == "ip" else None
+        full = ipfast.score(network.model, network.train, val, method=method, params="all", progress=False).values
+        for engine in ("forward", "ghost")[method != "ip" :]:
+            got = ipfast.score(
+                network.model, network.train, val, method=method, params="all", engine=engine, precision="bf16", progress=False
+            )
+            assert_relative_to_largest(got.values, full, AUTOCAST_RELATIVE)
+            assert not torch.equal(got.values, full)
+            assert got.values.dtype == torch.float32
+    with pytest.raises(ipfast.InputTypeError, match="expected a model in float32"):
+        ipfast.score(network.model.double(), network.train, network.val, params="all", precision="bf16")
 
 
 def test_sequences_are_rounded_token_by_token_and_their_norms_refused():

@@ -106,7 +106,7 @@ def test_the_head_is_found_with_training_data_where_there_is_no_val():
     [
         ({"method": "pi"}, ipfast.InputError, "expected method .* 'ip'"),
         ({"backend": "cp"}, ipfast.InputError, "expected backend .* Did you mean 'cpp'"),
-        ({"params": "all"}, ipfast.InputError, "expected params"),
+        ({"params": "most"}, ipfast.InputTypeError, "expected params"),
         ({"loss": "mae"}, ipfast.InputError, "expected loss .* Did you mean 'mse'"),
         ({"device": "gpu"}, ipfast.InputError, "expected device"),
         ({"batch_size": -1}, ipfast.InputError, "expected batch_size to be a positive integer; got -1"),

@@ -26,6 +26,9 @@ BF16_LOWEST_SHARE = 0.97
 """Smallest share of the lowest 5 % of the scores that bf16 has in common with float64."""
 BATCH_RELATIVE = 1e-6
 """Largest relative difference between batch sizes."""
+AUTOCAST_RELATIVE = 0.05
+"""Largest difference between a network's scores under bf16 autocast and in float32, of the largest score: eight bits, through
+a few layers forward and backward."""
 MASK_P_VALUE = 1e-4
 """Smallest p-value of a test of a mask's distribution. Masks are reproducible, so a test that passes goes on passing."""
 MAPPED_MEMORY = 150 * 2**20
@@ -61,3 +64,9 @@ def assert_same_rounding(got: Tensor, plain: Tensor) -> None:
     """Assert that two runs of one fp32 computation differ by no more than the order of its sums explains."""
     error = (got.double() - plain.double()).abs().max()
     assert error <= BATCH_RELATIVE * plain.double().abs().max(), f"largest difference {error:.3g}"
+
+
+def assert_relative_to_largest(got: Tensor, truth: Tensor, relative: float) -> None:
+    """Assert |got − truth| ≤ relative·max|truth|."""
+    error = (got.double() - truth.double()).abs().max() / truth.double().abs().max()
+    assert error <= relative, f"largest difference {error:.3g} of the largest value"

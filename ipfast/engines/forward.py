@@ -52,8 +52,8 @@ class ForwardEngine:
             theta = {**network.parameters, **at}
             theta |= {name: dual(theta[name], direction.to(theta[name])) for name, direction in query.items()}
             try:
-                with TangentRules():
-                    losses = network.losses(theta, inputs, labels)
+                with TangentRules(torch.bfloat16 if network.precision == "bf16" else None):
+                    losses = network.losses(theta, inputs, labels, autocast=False)
             except NotImplementedError as error:
                 raise UnavailableError(
                     f"{network.where}, engine='forward': expected functions with a forward derivative; "

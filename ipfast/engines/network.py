@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Network:
         loss: of ipfast.losses, taken of the model's logits; or a callable (model, batch) -> [B].
         params: "all"; "trainable", those that require gradients; or regular expressions searched for in parameter names.
         tokens: ℓ_i of logits [B, T, C]: "mean" or "sum" over the tokens of a sequence that count.
+        precision: None, the model's own; "bf16", its products under torch.autocast, with losses in float32.
         check: refuse a model in train mode.
 
     Attributes:
@@ -51,6 +52,7 @@ class Network:
         *,
         params: str | Sequence[str] = "all",
         tokens: str = "mean",
+        precision: str | None = None,
         check: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -66,6 +68,7 @@ class Network:
         }
         self.structure = _shared_copy(model)
         self.step = SampleLosses(self.structure, loss, tokens)
+        self.precision = precision
         self._outputs: tuple[int, ...] | None = None  # shape of a sample's logits
         self.device = next(iter(self.parameters.values())).device
 
@@ -75,18 +78,22 @@ class Network:
         kinds = {value.dtype for value in self.parameters.values()}
         return torch.float64 if kinds == {torch.float64} else torch.float32
 
-    def losses(self, parameters: Parameters, inputs: Any, labels: Any) -> Tensor:
-        """ℓ_i [B] with these parameters and buffers in place of the model's own."""
+    def losses(self, parameters: Parameters, inputs: Any, labels: Any, *, autocast: bool = True) -> Tensor:
+        """ℓ_i [B] with these parameters and buffers in place of the model's own; autocast=False leaves casts to the caller."""
         named = {f"model.{name}": value for name, value in parameters.items()}
-        values: Tensor = functional_call(self.step, named, (inputs, labels))
+        with self._autocast() if autocast else nullcontext():
+            values: Tensor = functional_call(self.step, named, (inputs, labels))
         return values
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False)
 
     def logits(self, parameters: Parameters, inputs: Any) -> Tensor:
         """What the model gives for a batch."""
         arguments, keywords = call_arguments(inputs)
-        return logits_of_output(
-            self.where, self.structure, functional_call(self.structure, dict(parameters), arguments, keywords)
-        )
+        with self._autocast():
+            output = functional_call(self.structure, dict(parameters), arguments, keywords)
+        return in_full(logits_of_output(self.where, self.structure, output))
 
     def prepare(self, where: str, inputs: Any, labels: Any, count: int, *, loss: Loss | SampleLoss | None = None) -> Any:
         """Checked labels of a batch, as the loss takes them, where the model is."""
@@ -161,7 +168,8 @@ class SampleLosses(nn.Module):
         if isinstance(self.loss, Loss):
             arguments, keywords = call_arguments(inputs)
             z = logits_of_output("score", self.model, self.model(*arguments, **keywords))
-            return sample_values(self.loss, z, labels, self.tokens)
+            with torch.autocast(z.device.type, enabled=False):
+                return sample_values(self.loss, in_full(z), labels, self.tokens)
         batch = {**inputs, "labels": labels} if isinstance(inputs, Mapping) else (inputs, labels)
         return self.loss(self.model, batch)
 
@@ -175,6 +183,11 @@ def sample_values(loss: Loss, z: Tensor, labels: Tensor, tokens: str) -> Tensor:
     values = loss.value(z.flatten(0, 1), flat).view(counted.shape)
     total = torch.where(counted, values, 0).sum(dim=1)
     return total / counted.sum(dim=1).clamp(min=1) if tokens == "mean" else total
+
+
+def in_full(z: Tensor) -> Tensor:
+    """Logits in float32 where they are narrower."""
+    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 
 def counted_tokens(loss: Loss, labels: Tensor) -> Tensor:

@@ -12,11 +12,23 @@ from typing import Any, overload
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 Rule = Callable[..., Any]
 RULES: dict[Callable[..., Any], Rule] = {}
+
+
+PRODUCTS = {
+    *(F.linear, torch.conv1d, torch.conv2d, torch.conv3d, F.scaled_dot_product_attention),
+    *(torch.matmul, torch.bmm, torch.mm, torch.addmm, torch.baddbmm),
+    *(Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, Tensor.addmm, Tensor.baddbmm),
+}
+"""Functions that torch.autocast takes in the narrow dtype."""
+FULL = {F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm, F.instance_norm, F.multi_head_attention_forward, F.prelu}
+"""Functions that need their arguments in one dtype; here float32."""
 
 
 def rule(*functions: Callable[..., Any]) -> Callable[[Rule], Rule]:
@@ -50,12 +62,42 @@ def dual(value: Tensor, tangent: Tensor | None) -> Tensor:
 
 
 class TangentRules(TorchFunctionMode):
-    """Within this context functions of torch go by the rules, where there is one."""
+    """Within this context functions of torch go by the rules, where there is one.
+
+    Args:
+        products: dtype of products, as under torch.autocast, whose casts lose the derivative; None: that of the arguments.
+    """
+
+    def __init__(self, products: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.products = products
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.products is not None:
+            args, kwargs = _cast(function, args, kwargs, self.products)
         found = RULES.get(function)
-        if found is not None and not torch.is_autocast_enabled():
-            result = found(*args, **(kwargs or {}))
+        if found is not None:
+            result = found(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
+
+
+def _cast(function: Any, args: Any, kwargs: Any, products: torch.dtype) -> tuple[Any, Any]:
+    """Arguments of products in the narrow dtype, of other functions in float32 where they are of several dtypes."""
+    kinds = {value.dtype for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+    if function in PRODUCTS:
+        wanted, given = products, {torch.float32}
+    elif {products, torch.float32} <= kinds and function in FULL:
+        wanted, given = torch.float32, {products}
+    else:
+        return args, kwargs
+
+    def cast(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype not in given:
+            return value
+        x, dx = parts(value)
+        return dual(x.to(wanted), None if dx is None else dx.to(wanted))
+
+    return tree_map(cast, (args, kwargs))  # type: ignore[no-any-return]
