@@ -1,6 +1,8 @@
 """Benchmarks of ipfast: `python -m bench head`, `python -m bench table`, `pytest bench/`. Not installed; nobody imports it.
 
 cases/         one file a case: its data, its contenders, the bounds it must hold
+networks.py    whole networks and their data
+peers/         other libraries, one file each
 contender.py   what is timed
 bounds.py      what a case must hold
 gate.py        correctness, before any speed is printed

@@ -1,4 +1,4 @@
-"""The command line: python -m bench head | ensemble | vocab | mask | table."""
+"""The command line: python -m bench head | ensemble | vocab | mask | model | table."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from . import record as results
 from .cases import ensemble as ensemble_case
 from .cases import head as head_case
 from .cases import mask as mask_case
+from .cases import model as model_case
+from .cases import model_job as job_case
 from .cases import vocab as vocab_case
 from .contender import Contender
 from .gate import GateError
 from .machine import ROOT
 from .measure import MIN_REPEATS
 from .memory import extra_peak_bytes
+from .networks import NETWORKS, PACKAGES
+from .peers import PEERS, missing
 from .reports import ensemble as ensemble_report
 from .reports import head as head_report
 from .reports import mask as mask_report
+from .reports import model as model_report
 from .reports import vocab as vocab_report
 from .roofline import Probe
 from .run import measure
@@ -192,6 +197,87 @@ def mask(
         results.record(found)
     for name, meaning in mask_case.MEANING.items():
         typer.echo(f"{name:<20} {meaning}")
+
+
+@app.command()
+def model(
+    network: Annotated[list[str] | None, typer.Option(help="resnet, minilm or gpt2; may be repeated. Default: all.")] = None,
+    repeats: Annotated[int, typer.Option(min=MIN_REPEATS, help="Interleaved repeats.")] = MIN_REPEATS,
+    device: Annotated[str, typer.Option(help="cpu or cuda; other libraries are measured on the CPU only.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own.")] = None,
+    batch: Annotated[bool, typer.Option(help="Measure the engines on one batch.")] = True,
+    jobs: Annotated[bool, typer.Option(help="Measure the whole job against other libraries.")] = True,
+    memory: Annotated[bool, typer.Option(help="Measure extra peak memory (a fresh process each on the CPU).")] = True,
+    record: Annotated[bool, typer.Option(help="Write the rows to bench/results/model.jsonl.")] = True,
+) -> None:
+    """Scores by all parameters of a network: against inference, per-sample gradients and other libraries."""
+    place = torch.device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for name in network or NETWORKS:
+        if name not in NETWORKS:
+            raise typer.BadParameter(f"expected one of {', '.join(NETWORKS)}; got {name!r}.", param_hint="--network")
+        absent = missing(PACKAGES[name])
+        if absent:
+            typer.echo(f"{name}: left out, {' and '.join(absent)} not installed: pip install 'ipfast[bench]'.\n")
+            continue
+        if batch:
+            found = _model_batch(name, place, repeats, memory)
+            typer.echo(model_report.terminal(found) + "\n")
+            if record:
+                results.record(found)
+        if jobs and device == "cpu" and name in job_case.STANDARD:
+            found = _model_job(name, repeats)
+            typer.echo(model_report.job_terminal(found) + "\n")
+            if record:
+                results.record(found)
+    for name, meaning in {**model_case.MEANING, **job_case.MEANING}.items():
+        typer.echo(f"{name:<18} {meaning}")
+
+
+def _model_batch(name: str, place: torch.device, repeats: int, memory: bool) -> list[results.Row]:
+    """The rows of the engines on one batch."""
+    case = model_case
+    count = case.STANDARD_ROWS[name]
+    problem = case.Problem(name, count, place)
+    contenders = case.make_contenders(problem)
+    truth = case.Truth(problem.model, problem.batch, problem.queries)
+    _gate(partial(case.check_scores, problem, truth), contenders)
+
+    def child_memory(contender: Contender) -> int | None:
+        return extra_peak_bytes(case.prepare_memory, contender.name, name, count, torch.get_num_threads())
+
+    parameters = sum(value.numel() for value in problem.network.parameters.values())
+    return measure(
+        case.NAME,
+        {"network": name, "rows": count, "parameters": parameters, "queries": case.QUERIES, "dtype": "float32"},
+        contenders,
+        Probe(place, torch.float32),
+        device=place,
+        repeats=repeats,
+        child_memory=child_memory if memory else None,
+    )
+
+
+def _model_job(name: str, repeats: int) -> list[results.Row]:
+    """The rows of the libraries that are there, on the whole job."""
+    case, place = job_case, torch.device("cpu")
+    absent = missing([peer.name for peer in PEERS])
+    if absent:
+        typer.echo(f"{name}: {' and '.join(absent)} left out, not installed: pip install 'ipfast[peers]'.")
+    val, train = case.STANDARD[name]
+    problem = case.Problem(name, val, train)
+    contenders = case.make_contenders(problem, [peer for peer in PEERS if peer.name not in absent])
+    _gate(partial(case.check_scores, problem, problem.truth()), contenders)
+    return measure(
+        case.NAME,
+        {"network": name, "val": val, "train": train, "batch": problem.batch, "dtype": "float32"},
+        contenders,
+        Probe(place, torch.float32),
+        device=place,
+        repeats=repeats,
+        child_memory=None,
+    )
 
 
 @app.command()
