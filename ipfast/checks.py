@@ -46,6 +46,18 @@ def check_finite_parameters(where: str, **parameters: torch.Tensor | None) -> No
             raise InputError(f"{where}: expected a finite {name} of the head; got NaN or infinity. Did training diverge?")
 
 
+def check_finite_network(where: str, model: nn.Module) -> None:
+    """Refuse NaN or infinite parameters and NaN buffers, whose masks may hold infinity; the first is named."""
+    for kind, tensors in (("parameters", model.named_parameters()), ("buffers", model.named_buffers())):
+        for name, value in tensors:
+            wrong = torch.isnan(value) if kind == "buffers" else ~torch.isfinite(value)
+            if bool(wrong.any()):
+                raise InputError(
+                    f"{where}: expected finite {kind} of the model; {name} has NaN{' or infinity' * (kind == 'parameters')}. "
+                    "Did training diverge?"
+                )
+
+
 def existing_file(where: str, argument: str, path: str | os.PathLike[str]) -> Path:
     """`path` as a Path to a file that is there."""
     result = Path(path)

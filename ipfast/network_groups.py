@@ -361,11 +361,7 @@ class NetworkScorer:
 
 def _engine(where: str, name: str, network: Network, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:
     if name == "forward":
-        if target == "self":
-            raise InputError(
-                f"{where}: expected engine='ghost' or 'explicit' for self-influence, which no single derivative gives; got "
-                "'forward'."
-            )
+        assert target != "self"
         return ForwardEngine(network)
     if name == "ghost":
         return GhostEngine(network)

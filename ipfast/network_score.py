@@ -17,6 +17,7 @@ from .engines.network import Network, SampleLoss, SampleLosses
 from .engines.outputs import samples
 from .errors import InputError, InputTypeError
 from .groups import Validation
+from .hygiene import check_network
 from .impacts import Impact
 from .losses import Loss
 from .methods import Control, Method
@@ -86,10 +87,24 @@ class NetworkRun:
     Args:
         job: the network and how its data is batched.
         method: what is scored. impact: what should improve. validation: V; None for target "self" and the controls.
+        check: look, before any work, for what ruins scores silently.
     """
 
-    def __init__(self, job: NetworkJob, method: Method | Control, impact: Impact, validation: Validation | None) -> None:
-        self.job, self.method, self.impact, self.validation = job, method, impact, validation
+    def __init__(
+        self,
+        job: NetworkJob,
+        method: Method | Control,
+        impact: Impact,
+        validation: Validation | None,
+        *,
+        check: bool = True,
+    ) -> None:
+        self.job, self.method, self.impact, self.validation, self.check = job, method, impact, validation, check
+        if isinstance(method, Method) and method.target == "self" and job.engine == "forward":
+            raise InputError(
+                f"{job.where}: expected engine='ghost' or 'explicit' for self-influence, which no single derivative gives; got "
+                "'forward'."
+            )
         self.maker = NetworkQueryMaker(method, impact, validation) if isinstance(method, Method) else None
         if not isinstance(job.network.loss, Loss) and impact.name != "utility":
             raise InputError(
@@ -110,8 +125,15 @@ class NetworkRun:
             points = Final().points()
         return network_groups(self.job, points)
 
+    def _look_ahead(self, **train: Source) -> None:
+        if self.check:
+            val = () if self.validation is None else self.validation.sources
+            sources = {"val": val, **{argument: (source,) for argument, source in train.items()}}
+            check_network(self.job.where, self.job.network, sources)
+
     def query_terms(self) -> list[Term]:
         """The term of each point."""
+        self._look_ahead()
         made: list[Term] = []
         for group in self.groups(None) if self.maker is not None else ():
             with group.entered():
@@ -121,6 +143,7 @@ class NetworkRun:
     def score(self, source: Source, result: Result, stored: Sequence[Term] | None, progress: bool) -> list[NetworkScorer]:
         """Score the training data at one point after another into `result`."""
         require_array_labels(self.job.where, "train", source)
+        self._look_ahead(train=source)
         scorers = []
         for index, group in enumerate(self.groups(stored)):
             with group.entered():

@@ -23,6 +23,7 @@ from .data.writers import check_output, written_whole
 from .engines import TOKENS, HeadEngine, SampleLoss, find_last_layer
 from .errors import InputError, InputTypeError
 from .groups import QueryMaker, Validation, groups
+from .hygiene import check_features
 from .impacts import Impact, get_impact
 from .losses import Loss, get_loss
 from .methods import METHODS, Control, Method, get_method
@@ -243,7 +244,7 @@ def query(
             check=check,
         )
         job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
-        return build_network_query(NetworkRun(job, chosen, target_impact, validation))
+        return build_network_query(NetworkRun(job, chosen, target_impact, validation, check=check))
     finder = None if validation is None else validation.sources[0]
     if finder is None and train is not None:
         finder = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
@@ -262,6 +263,8 @@ def query(
     )
     for source in () if validation is None else validation.sources:
         engine.check("val", source)
+    if check and validation is not None:
+        check_features(where, last, {"val": validation.sources})
     return build_query(engine, chosen, target_impact, validation)
 
 

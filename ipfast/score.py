@@ -20,6 +20,7 @@ from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
 from .errors import InputError, IpfastWarning
 from .groups import GroupScorer, QueryMaker, groups
 from .head_score import HeadRun
+from .hygiene import check_features
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
@@ -214,7 +215,7 @@ def score(
             assert validation is not None
             validation = require_pairs_fit(where, network, validation)
         made = network_scores(
-            NetworkRun(job, chosen, chosen_impact, validation),
+            NetworkRun(job, chosen, chosen_impact, validation, check=check),
             source,
             stored=None if stored is None else stored.terms,
             about={} if stored is None else stored.stats,
@@ -254,6 +255,8 @@ def score(
         head_engine.check("val", val_source)
     if stored is not None:
         check_query_fits(where, stored, head_engine)
+    if check:
+        check_features(where, last, {"val": () if validation is None else validation.sources, "train": (source,)})
     started = time.perf_counter()
     result = Result(combine, keep_members)
     run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)

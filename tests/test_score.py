@@ -272,7 +272,8 @@ def test_integer_features_are_taken_as_numbers():
 def test_each_training_batch_passes_through_the_model_once():
     problem = network_problem(rows=20)
     model = recorded(problem)
-    ipfast.score(model, problem.train, problem.val, batch_size=8, head="inner.fc")
+    # check=True runs a few samples more, before.
+    ipfast.score(model, problem.train, problem.val, batch_size=8, head="inner.fc", check=False)
     assert model.calls == [8, 3, 8, 8, 4]  # 11 validation samples, 20 training samples
 
 

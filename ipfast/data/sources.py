@@ -38,6 +38,10 @@ class Source(ABC):
     def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
         """(inputs, labels) in order; `size` rows each where the source does not come with its own batches."""
 
+    @abstractmethod
+    def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
+        """(inputs, labels) of the first few samples, read twice; None for a stream, which may be read only once."""
+
 
 class ArraySource(Source):
     """Inputs [N, ...] and labels [N] or [N, C], addressed by row."""
@@ -59,6 +63,10 @@ class ArraySource(Source):
     def batches(self, size: int) -> Iterator[tuple[Tensor, Any]]:
         for start, block in self.inputs.blocks(size):
             yield block, self.labels[start : start + len(block)]
+
+    def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        few = next(self.batches(rows))
+        return few, few
 
 
 class LoaderSource(Source):
@@ -86,6 +94,30 @@ class LoaderSource(Source):
     def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
         for batch in self.loader:
             yield split_batch(self.where, self.argument, batch, self.labels_key)
+
+    def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
+        """Through a loader like the user's, whose own random numbers and workers stay untouched."""
+        loader = self.loader
+        order: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        if isinstance(loader.dataset, IterableDataset) or any(iter(one) is one for one in (order, loader.sampler)):
+            return None
+        first = next(iter(order), None)
+        if first is None:
+            return None
+        how: dict[str, Any] = {"sampler": [first] * 2, "batch_size": None}
+        if loader.batch_sampler is not None:
+            how = {"batch_sampler": [list(first)[:rows]] * 2}
+        again = DataLoader(
+            loader.dataset,
+            **how,
+            num_workers=min(1, loader.num_workers),
+            collate_fn=loader.collate_fn,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            generator=torch.Generator(),
+        )
+        once, twice = (split_batch(self.where, self.argument, batch, self.labels_key) for batch in again)
+        return once, twice
 
 
 def split_batch(where: str, argument: str, batch: Any, labels_key: str = "labels") -> tuple[Any, Any]:

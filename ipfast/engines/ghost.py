@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from ..errors import UnavailableError
 from ..layers import Kept, LayerRule, layer_rule, wide
 from .explicit import ExplicitEngine
 from .forward import ForwardEngine
-from .network import Network, Parameters
+from .network import Network, Parameters, without_fast_path
 from .outputs import rows_of, samples
 
 CHECKED = 4.0
@@ -170,7 +169,7 @@ class GhostEngine:
         """Visit every use of a layer with its input and the cotangent of its output."""
         while True:
             changed: list[Use] = []
-            with _without_fast_path(), torch.enable_grad():
+            with without_fast_path(), torch.enable_grad():
                 self._pass(uses, inputs, labels, at, visit, changed)
             if not changed:
                 return
@@ -215,17 +214,6 @@ class GhostEngine:
 def _input(arguments: Any, keywords: Any) -> Tensor:
     value: Tensor = arguments[0] if arguments else next(iter(keywords.values()))
     return value
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """Attention layer by layer: its fused inference path calls no layer, so that no hook would see one."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _only(network: Network, names: list[str]) -> Network:
@@ -300,7 +288,7 @@ class _Probe(TorchFunctionMode):
                 modules[name].register_forward_hook(partial(self._after, name, count), with_kwargs=True, always_call=True)
             )
         try:
-            with torch.no_grad(), _without_fast_path(), self:
+            with torch.no_grad(), without_fast_path(), self:
                 self.network.losses(theta, inputs, labels)
         finally:
             for handle in handles:

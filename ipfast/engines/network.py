@@ -102,7 +102,7 @@ class Network:
             return self.place(labels)
         if self._outputs is None:
             with torch.no_grad():
-                self._outputs = tuple(self.logits({}, rows_of(inputs, slice(0, 1), count)).shape[1:])
+                self._outputs = tuple(self.logits(self.buffers(), rows_of(inputs, slice(0, 1), count)).shape[1:])
         y = labels if isinstance(labels, Tensor) else torch.as_tensor(labels)
         if len(self._outputs) < 2:
             return self.place(loss.prepare(where, y, count, *(self._outputs or (1,))))
@@ -139,6 +139,10 @@ class Network:
     def every(self) -> dict[str, Tensor]:
         """All floating-point parameters of the model, scored or not; tied ones once."""
         return {name: value.detach() for name, value in self.model.named_parameters() if value.dtype.is_floating_point}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the model's buffers, for a forward pass that may write into them."""
+        return {name: value.clone() for name, value in self.model.named_buffers()}
 
     def state(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of the model, where the model is."""
@@ -268,3 +272,14 @@ def forward_differentiable(module: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         if isinstance(form, str) and config is not None:
             config._attn_implementation = form
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Attention layer by layer: its fused inference path calls no layer, so that no hook would see one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
