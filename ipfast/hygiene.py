@@ -12,7 +12,6 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,18 +24,12 @@ from .data import Source
 from .engines import LastLayer
 from .engines.network import Network, without_fast_path
 from .engines.outputs import moved, rows_of, samples
+from .engines.trace import REPEATS, apart, coarsest, culprit_of, tensors_in
 from .errors import InputError, IpfastWarning
 from .losses import Loss
 
 FEW = 4
 """Samples that are looked at."""
-REPEATS = 12
-"""Runs of a network that draws random numbers, until they show: a layer that is dropped in one run of ten may hide in two."""
-ROUNDING = 4.0
-"""Roots of eps by which losses may differ: far more than sums in another order, far less than dropout or batch statistics."""
-TF32_EPS = 2.0**-10
-LOOKED_AT = 4096
-"""Elements of a module's output that are compared, so that those of a large network need not be kept."""
 
 
 def check_network(where: str, network: Network, sources: Mapping[str, Sequence[Source]]) -> None:
@@ -114,7 +107,7 @@ def _check_losses(where: str, network: Network, inputs: Any, labels: Any, count:
     buffers = network.buffers()
 
     def losses(rows: slice, theta: Mapping[str, Tensor] = buffers) -> Tensor:
-        return network.losses(theta, rows_of(inputs, rows, count), rows_of(labels, rows, count))
+        return network.losses(theta, rows_of(inputs, rows, count), rows_of(labels, rows, count), autocast=False)
 
     with without_fast_path():  # as the engines run it
         leaves = {name: value.detach().requires_grad_() for name, value in network.parameters.items()}
@@ -141,11 +134,11 @@ def _check_samples(
 ) -> None:
     """Refuse results [count, ...] that are random, or that a sample has only in company."""
     every = slice(0, count)
-    states = _drawn(device)
+    states, eps = _drawn(device), coarsest(module)
     first = compute(every)
     for _ in range(1 if all(map(torch.equal, states, _drawn(device))) else REPEATS):
-        if _apart(first, compute(every)):
-            culprit = _culprit(module, compute, every, every)
+        if apart(first, compute(every), eps=eps):
+            culprit = culprit_of(module, compute, every, every)
             if culprit is not None:
                 raise InputError(
                     f"{where}: expected the same {what} from two runs on the same samples; {culprit} gives something else each "
@@ -155,8 +148,8 @@ def _check_samples(
     for row in range(count):
         one = slice(row, row + 1)
         alone = _alone(where, what, partial(compute, one), first[one].shape)
-        if _apart(first[one], alone, like=first, company=True):
-            culprit = _culprit(module, compute, one, every)
+        if apart(first[one], alone, eps=coarsest(module, company=True), like=first):
+            culprit = culprit_of(module, compute, one, every)
             if culprit is not None:
                 raise InputError(
                     f"{where}: expected {what} of a sample that do not depend on the rest of its batch; {culprit} gives sample "
@@ -196,145 +189,9 @@ def _reached(values: Tensor, leaves: Sequence[Tensor]) -> bool:
     return False
 
 
-def _apart(one: Tensor, other: Tensor, *, like: Tensor | None = None, largest: float = 0.0, company: bool = False) -> bool:
-    """Whether two results differ by more than rounding; NaN is found, with its row, while scoring.
-
-    Args:
-        like: results whose largest magnitude is that of rounding; None: `one`.
-        largest: magnitude of what they were computed from.
-        company: whether they are of batches of different sizes, for which a GPU may round to TF32 in another order.
-    """
-    if not one.numel():
-        return False
-    eps = 0.0
-    if one.dtype.is_floating_point:
-        eps = torch.finfo(one.dtype).eps
-        eps = max(eps, TF32_EPS) if company and one.is_cuda and one.dtype == torch.float32 else eps
-    size = (one if like is None else like).double().abs().max()
-    allowed = ROUNDING * eps**0.5 * size + ROUNDING**2 * eps * largest
-    return bool(((one.double() - other.double()).abs() > allowed).any())
-
-
 def _drawn(device: torch.device) -> list[Tensor]:
     """The states of torch's random numbers, which tell whether any have been drawn."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-@dataclass
-class _Call:
-    """A call of a module: some elements of what went in and of what came out, and the shapes they were taken from."""
-
-    name: str
-    kind: str
-    inputs: list[Tensor | None] = field(default_factory=list)
-    outputs: list[Tensor | None] = field(default_factory=list)
-    shapes: tuple[list[torch.Size], list[torch.Size]] = field(default_factory=lambda: ([], []))
-
-
-class _Watch:
-    """The calls of all modules during one run, in the order in which they start and in which they end.
-
-    Args:
-        module: its root.
-        like: a run on one sample; only that sample, number `row`, is looked at here.
-    """
-
-    def __init__(self, module: nn.Module, like: _Watch | None = None, row: int = 0) -> None:
-        self.module, self.like, self.row = module, like, row
-        self.started: list[_Call] = []
-        self.ended: list[_Call] = []
-        self.largest = 0.0
-        self._open: list[tuple[int, _Call]] = []
-
-    def run(self, compute: Callable[[slice], Tensor], rows: slice) -> Tensor:
-        """compute(rows), watched."""
-        handles: list[Any] = []
-        for name, module in self.module.named_modules():
-            handles.append(module.register_forward_pre_hook(partial(self._before, name), with_kwargs=True, prepend=True))
-            handles.append(module.register_forward_hook(self._after))
-        try:
-            return compute(rows)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _before(self, name: str, module: nn.Module, arguments: Any, keywords: Any) -> None:
-        call = _Call(name, type(module).__name__)
-        self._open.append((len(self.started), call))
-        call.inputs = self._looked_at(call, 0, (arguments, keywords), len(self.started))
-        self.started.append(call)
-
-    def _after(self, _module: nn.Module, _arguments: Any, output: Any) -> None:
-        number, call = self._open.pop()
-        call.outputs = self._looked_at(call, 1, output, number)
-        self.largest = max([self.largest, *(float(part.abs().max()) for part in call.outputs if part is not None)])
-        self.ended.append(call)
-
-    def _looked_at(self, call: _Call, side: int, value: Any, number: int) -> list[Tensor | None]:
-        found: list[Tensor | None] = []
-        like = None if self.like is None or number >= len(self.like.started) else self.like.started[number].shapes[side]
-        for index, tensor in enumerate(_tensors(value)):
-            call.shapes[side].append(tensor.shape)
-            part: Tensor | None = tensor.detach()
-            if like is not None:
-                part = _part_of(tensor.detach(), like[index], self.row) if index < len(like) else None
-            if part is None or not part.numel() or not (part.dtype.is_floating_point or part.dtype == torch.int64):
-                found.append(None)
-                continue
-            flat = part.flatten()
-            found.append(flat[:: max(1, len(flat) // LOOKED_AT)].clone())
-        return found
-
-
-def _part_of(value: Tensor, alone: torch.Size, row: int) -> Tensor | None:
-    """What belongs to one sample in a tensor of several; None where that cannot be told."""
-    if value.shape == alone:
-        return value
-    if value.dim() != len(alone):
-        return None
-    dims = [dim for dim in range(value.dim()) if value.shape[dim] != alone[dim]]
-    if len(dims) != 1 or alone[dims[0]] == 0 or value.shape[dims[0]] < (row + 1) * alone[dims[0]]:
-        return None
-    return value.narrow(dims[0], row * alone[dims[0]], alone[dims[0]])
-
-
-def _culprit(module: nn.Module, compute: Callable[[slice], Tensor], rows: slice, every: slice) -> str | None:
-    """The first module whose output differs between a run on `rows` and one on `every` while its input does not, or the loss.
-
-    None where no module's does and the result differs by no more than the rounding of what it was computed from."""
-    company = rows != every
-    for _ in range(REPEATS):
-        one = _Watch(module)
-        before = one.run(compute, rows)
-        other = _Watch(module, one if company else None, rows.start)
-        after = other.run(compute, every)[rows]
-        if not _apart(before, after, company=company):
-            continue
-        for a, b in zip(one.ended, other.ended, strict=False):
-            if a.name != b.name:  # a module that calls others or not, as it happens
-                return _called(a.name.rpartition(".")[0], module)
-            if _differ(a.outputs, b.outputs, company) and not _differ(a.inputs, b.inputs, company):
-                return _called(a.name, module)
-        largest = max(one.largest, other.largest)
-        return "the loss itself" if _apart(before, after, largest=largest, company=company) else None
-    return None
-
-
-def _called(name: str, module: nn.Module) -> str:
-    return f"{name or 'the model itself'} ({type(module.get_submodule(name)).__name__})"
-
-
-def _differ(one: list[Tensor | None], other: list[Tensor | None], company: bool) -> bool:
-    pairs = [(a, b) for a, b in zip(one, other, strict=False) if a is not None and b is not None]
-    return any(a.shape != b.shape or _apart(a, b, company=company) for a, b in pairs)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (Mapping, tuple, list)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)
 
 
 def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[str, Any, Any] | None:
@@ -360,7 +217,7 @@ def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[s
 
 
 def _same(one: Any, other: Any) -> bool:
-    a, b = list(_tensors(one)), list(_tensors(other))
+    a, b = list(tensors_in(one)), list(tensors_in(other))
     return len(a) == len(b) and all(
         x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all()) for x, y in zip(a, b, strict=True)
     )

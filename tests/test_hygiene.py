@@ -159,7 +159,7 @@ def test_fewer_samples_are_looked_at_where_memory_does_not_suffice():
         return sample_losses(model, batch)
 
     ipfast.query(Stack(nn.Identity()), data(), params="all", loss=losses, batch_size=2)
-    assert sizes == [4, 2, 2, 1, 1, 2, 2, 2, 2]
+    assert sizes == [4, 2, 2, 2, 1, 1, 2, 2, 2, 2]
 
 
 def test_a_state_that_grows_is_named_and_stays_what_it_was():
@@ -179,6 +179,28 @@ def test_sound_networks_pass(name, dtype):
     assert_unchanged(model, before)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.isfinite(query.terms[0].gradients[next(iter(dict(model.named_parameters())))]).all()
+
+
+class Narrow(nn.Module):
+    """A network that computes in bfloat16 and gives float32, whatever casts it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.inner, self.how = Stack(nn.Linear(D, D)).to(torch.bfloat16 if how == "parameters" else torch.float32), how
+
+    def forward(self, x):
+        if self.how == "parameters":
+            z = self.inner(x.bfloat16())
+        else:
+            with torch.autocast("cpu", torch.bfloat16):
+                z = self.inner(x)
+        return z.float() * (1 + 0.004 * len(x))  # differs by batch size, as rounding to 8 bits may
+
+
+@pytest.mark.parametrize("how", ["parameters", "autocast"])
+def test_rounding_of_a_network_that_computes_in_bfloat16_is_no_defect(how):
+    x, y = data()
+    ipfast.query(Narrow(how).eval(), (x.float(), y), params=["head"])
 
 
 def test_rounding_of_losses_that_are_nearly_zero_is_no_defect():
@@ -247,6 +269,14 @@ def test_a_parameter_that_is_not_finite_is_named(bad):
         ipfast.score(model, (x[:8], y[:8]), (x[8:], y[8:]), params=["head"], progress=False)
     with pytest.raises(InputError, match=r"block\.bias"):
         ipfast.query(model, (x, y), params=["head"])
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused():
+    model, (x, y) = Stack(nn.Identity()), data(12)
+    state = {**model.state_dict(), "head.bias": torch.full((C,), torch.nan, dtype=torch.float64)}
+    method = ipfast.Method(points=ipfast.Checkpoints([model.state_dict(), state]))
+    with pytest.raises(InputError, match=r"finite parameters; head\.bias of one"):
+        ipfast.score(model, (x[:8], y[:8]), (x[8:], y[8:]), params="all", method=method, progress=False)
 
 
 def test_masks_may_hold_infinity_and_statistics_may_not_be_nan():

@@ -154,6 +154,12 @@ class Network:
                 f"{self.where}: expected states to be state dicts of the whole model; one does not fit at {wrong[0]!r}. Save "
                 "model.state_dict() of the model that is scored."
             )
+        broken = next((name for name, _ in _every(self.model) if not bool(torch.isfinite(values[name]).all())), None)
+        if broken is not None:
+            raise InputError(
+                f"{self.where}: expected states with finite parameters; {broken} of one has NaN or infinity. Did training diverge? "
+                "Leave that checkpoint out."
+            )
         return {name: value.to(own[name].device, own[name].dtype) for name, value in values.items()}
 
     def place(self, batch: Any) -> Any:
