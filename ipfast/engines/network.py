@@ -157,8 +157,8 @@ class Network:
         broken = next((name for name, _ in _every(self.model) if not bool(torch.isfinite(values[name]).all())), None)
         if broken is not None:
             raise InputError(
-                f"{self.where}: expected states with finite parameters; {broken} of one has NaN or infinity. Did training diverge? "
-                "Leave that checkpoint out."
+                f"{self.where}: expected states with finite parameters; {broken} of one has NaN or infinity. Did training "
+                "diverge? Leave that checkpoint out."
             )
         return {name: value.to(own[name].device, own[name].dtype) for name, value in values.items()}
 
