@@ -251,7 +251,9 @@ class NetworkQueryMaker:
             for name in (name for name, value in scored.items() if mask.covers(name, value)):
                 total[name] *= mask.scale**2
                 total[name].flatten(1)[:, mask.dropped(name, tuple(total[name].shape[1:])).to(total[name].device)] = 0
-        square = torch.stack([value.flatten(1).double().square().sum(dim=1).cpu() for value in total.values()]).sum(dim=0)
+        square = torch.stack([value.double().square().reshape(several, -1).sum(dim=1).cpu() for value in total.values()]).sum(
+            dim=0
+        )
         before = self.stats.get("query_norm")
         norms = [*(before if isinstance(before, list) else [] if before is None else [before]), *square.sqrt().tolist()]
         self.stats["query_norm"] = norms[0] if len(norms) == 1 else norms

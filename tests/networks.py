@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -116,13 +116,30 @@ def gradient_loop(model: nn.Module, inputs: Any, labels: Tensor) -> dict[str, Te
     for row in range(len(labels)):
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            loss = F.cross_entropy(model(inputs[row : row + 1]), labels[row : row + 1])
+            # A network that changes the input of a layer in place has a gradient, though autograd alone refuses it.
+            with torch.autograd.graph.allow_mutation_on_saved_tensors():
+                loss = F.cross_entropy(model(inputs[row : row + 1]), labels[row : row + 1])
+                found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
         finally:
             torch.backends.mha.set_fastpath_enabled(True)
-        rows.append(torch.autograd.grad(loss, list(named.values())))
+        rows.append([g.to_dense() for g in found])
     return {name: torch.stack(column) for name, column in zip(named, zip(*rows, strict=True), strict=True)}
 
 
 def products(gradients: dict[str, Tensor], queries: dict[str, Tensor]) -> Tensor:
     """⟨q, g_i⟩ [B, Q] over the parameters of the queries."""
     return torch.stack([torch.einsum("b...,q...->bq", gradients[name], query) for name, query in queries.items()]).sum(dim=0)
+
+
+def queries_like(parameters: Mapping[str, Tensor], count: int = 2, seed: int = 1) -> dict[str, Tensor]:
+    """Random queries [count, *shape], in the dtype of the parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(count, *value.shape, generator=generator, dtype=torch.float64).to(value)
+        for name, value in parameters.items()
+    }
+
+
+def squared_norms(gradients: Mapping[str, Tensor]) -> Tensor:
+    """‖g_i‖² [B]"""
+    return torch.stack([g.reshape(len(g), -1).square().sum(dim=1) for g in gradients.values()]).sum(dim=0)

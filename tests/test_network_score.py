@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import PROBLEMS, assert_unchanged, gradient_loop, images, products, snapshot
+from networks import PROBLEMS, assert_unchanged, gradient_loop, images, products, snapshot, squared_norms
 from tolerances import BATCH_RELATIVE, FLOAT64_RELATIVE, assert_relative
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -103,6 +103,29 @@ def test_self_influence_is_the_negated_squared_norm(name, engine):
     expected = -sum(g.flatten(1).square().sum(dim=1) for g in gradients.values())
     scores = ipfast.score(model, train, method="self_tracin", params="all", engine=engine, progress=False)
     assert_relative(scores.values, expected, FLOAT64_RELATIVE)
+
+
+class Scaled(nn.Module):
+    """A network with a parameter that is a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.scale = nn.Linear(4, 3), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return self.fc(x).sin() * self.scale
+
+
+@pytest.mark.parametrize("engine", ["forward", "ghost", "explicit"])
+def test_a_parameter_may_be_a_number(engine):
+    torch.manual_seed(0)
+    model, x, y = Scaled().double().eval(), torch.randn(9, 4, dtype=torch.float64), torch.arange(9) % 3
+    train, val = (x[:6], y[:6]), (x[6:], y[6:])
+    scores = ipfast.score(model, train, val, params="all", engine=engine, progress=False)
+    assert_relative(scores.values, truth(model, train, val), FLOAT64_RELATIVE)
+    if engine != "forward":
+        norms = ipfast.score(model, train, method="self_tracin", params="all", engine=engine, progress=False)
+        assert_relative(norms.values, -squared_norms(gradient_loop(model, *train)), FLOAT64_RELATIVE)
 
 
 def test_the_control_loss_is_the_negated_loss():

@@ -53,7 +53,7 @@ def assert_relative(got: Tensor, truth: Tensor, relative: float) -> None:
     assert got.shape == truth.shape, f"shape {list(got.shape)}, expected {list(truth.shape)}"
     got, truth = got.detach().cpu().double().flatten(), truth.detach().cpu().double().flatten()
     floor = 1e-3 * truth.abs().mean()
-    error = (got - truth).abs() / torch.maximum(truth.abs(), floor)
+    error = torch.where(got == truth, 0, (got - truth).abs() / torch.maximum(truth.abs(), floor))
     worst = int(error.argmax())
     assert error[worst] <= relative, (
         f"element {worst}: got {got[worst]:.17g}, truth {truth[worst]:.17g}, relative {error[worst]:.3g}"

@@ -59,19 +59,25 @@ class ExplicitEngine:
             for row in range(count):
                 sample = slice(row, row + 1)
                 loss = network.losses({**theta, **leaves}, rows_of(inputs, sample, count), rows_of(labels, sample, count))
-                rows.append(torch.autograd.grad(loss.sum(), list(leaves.values()), materialize_grads=True))
+                found = torch.autograd.grad(loss.sum(), list(leaves.values()), materialize_grads=True)
+                rows.append([gradient.to_dense() for gradient in found])
         return {name: torch.stack(column) for name, column in zip(leaves, zip(*rows, strict=True), strict=True)}
 
     def dot(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], *, at: Parameters | None = None) -> Tensor:
         """Scores [B, Q] of a batch; arguments as those of ForwardEngine.dot."""
         gradients = self.gradients(inputs, labels, at=at)
-        parts = [gradients[name].flatten(1) @ q.to(gradients[name]).flatten(1).T for name, q in queries.items()]
+        parts = [_rows(gradients[name]) @ _rows(q.to(gradients[name])).T for name, q in queries.items()]
         return torch.stack(parts).sum(dim=0)
 
     def norm_sq(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> Tensor:
         """‖∇ℓ_i‖² [B]"""
         gradients = self.gradients(inputs, labels, at=at)
-        return torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients.values()]).sum(dim=0)
+        return torch.stack([_rows(g).square().sum(dim=1) for g in gradients.values()]).sum(dim=0)
+
+
+def _rows(value: Tensor) -> Tensor:
+    """[B, P] of [B, *shape], where the parameter may be a number."""
+    return value.reshape(len(value), -1)
 
 
 def _batch_of_one(value: Any) -> Any:

@@ -48,8 +48,14 @@ class ForwardEngine:
 
     def _pass(self, inputs: Any, labels: Any, query: Mapping[str, Tensor], at: Parameters) -> Tensor:
         network = self.network
-        with torch.no_grad(), forward_ad.dual_level(), forward_differentiable(network.structure):
-            theta = {**network.parameters, **at}
+        # Nothing requires gradients, so that none are recorded; enabled, they tell where the network itself disables them.
+        with (
+            torch.enable_grad(),
+            torch.autocast(network.device.type, enabled=False),
+            forward_ad.dual_level(),
+            forward_differentiable(network.structure),
+        ):
+            theta = {**network.every(), **at}
             theta |= {name: dual(theta[name], direction.to(theta[name])) for name, direction in query.items()}
             try:
                 with TangentRules(torch.bfloat16 if network.precision == "bf16" else None):

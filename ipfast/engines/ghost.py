@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,6 +22,8 @@ from .outputs import rows_of, samples
 
 CHECKED = 4.0
 """Roots of eps by which a plan may differ from forward mode: far more than rounding, far less than a mistake."""
+
+ELSEWHERE = "its layer does not have the samples in its first dimension"
 
 Visit = Callable[["Use", Kept, Tensor], None]
 
@@ -79,42 +81,53 @@ class GhostEngine:
         self.network = network
         self.by_layer: dict[str, Tensor] = {}
         self._plan: Plan | None = None
+        self._seen = 0  # samples that the plan was made from
 
     def plan(self, inputs: Any, labels: Any) -> Plan:
-        """How each parameter is taken, found by running the network on one sample and on two."""
-        if self._plan is None:
-            count = samples(inputs) or 1
-            few = slice(0, min(2, count))
+        """How each parameter is taken, found by running the network on one sample and on two.
+
+        A batch that shows what these did not (a layer called again, or on something else than the samples) amends it.
+        """
+        count = samples(inputs) or 1
+        if self._plan is None or self._seen < min(2, count):
+            self._seen = min(2, count)
+            few = slice(0, self._seen)
             some = rows_of(inputs, few, count), rows_of(labels, few, count)
             self._plan = _made_plan(self.network, *some)
             self._check(*some)
         return self._plan
 
     def _check(self, inputs: Any, labels: Any) -> None:
-        """Hold the plan to forward mode on a few samples. What a network does between its layers cannot be seen from them, so a
-        plan that is wrong (samples mixed or not in the first dimension) is replaced by forward mode."""
-        plan, parameters = self._plan, self.network.parameters
+        """Hold the plan to forward mode on a few samples, or to explicit gradients where that has no formula.
+
+        What a network does between its layers cannot be seen from them, so a plan that is wrong (samples mixed or not in the
+        first dimension) is replaced by forward mode. Compared in full precision, where a difference is a mistake.
+        """
+        plan, network = self._plan, copy.copy(self.network)
         assert plan is not None
+        network.precision = None
+        engine = GhostEngine(network)
+        engine._plan, engine._seen = plan, self._seen
         generator = torch.Generator().manual_seed(0)
         for suspects in ([use for use in plan.uses if use.spread], plan.uses):
             taken = [full for use in plan.uses for full in use.names.values()]
             query = {
                 name: torch.randn(value.shape, generator=generator).to(value)[None] * value.square().mean().sqrt()
-                for name, value in parameters.items()
+                for name, value in network.parameters.items()
                 if name in taken
             }
             if not query:
                 return
             try:
-                expected = ForwardEngine(self.network).dot(inputs, labels, query)
+                expected = ForwardEngine(network).dot(inputs, labels, query)
             except UnavailableError:
-                return
-            found = self.dot(inputs, labels, query)
-            sizes = torch.stack([wide(part).abs() for part in self.by_layer.values()]).sum(dim=0)
+                expected = ExplicitEngine(_only(network, list(query)), loop=True).dot(inputs, labels, query)
+            found = engine.dot(inputs, labels, query)
+            sizes = engine._summed(inputs, 1, absolute=True)
             allowed = CHECKED * torch.finfo(next(iter(query.values())).dtype).eps ** 0.5 * sizes
             if bool(((found - expected).abs() <= allowed).all()):
                 return
-            why = "its layer's part of the score is not what forward mode gives"
+            why = "its layer's part of the score is not the derivative along the query"
             plan.remainder |= {full: why for use in suspects for full in use.names.values()}
             plan.uses = [use for use in plan.uses if use not in suspects]
 
@@ -124,18 +137,18 @@ class GhostEngine:
         self.by_layer = {}
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
-            own = {name: queries[full] for name, full in use.names.items() if full in queries}
+            own = {name: queries[full] for name, full in use.names.items() if full in queries and full not in plan.remainder}
+            if not own:
+                return
             part = use.rule.dot(use.module, kept, b, own)
             before = self.by_layer.get(use.name)
             self.by_layer[use.name] = part if before is None else before + part
 
-        uses = [use for use in plan.uses if any(full in queries for full in use.names.values())]
-        if uses:
-            self._backward(uses, inputs, labels, at or {}, visit, self.by_layer.clear)
+        self._backward(plan, set(queries) - set(plan.remainder), inputs, labels, at or {}, visit, self.by_layer.clear)
         rest = {name: query for name, query in queries.items() if name in plan.remainder}
         if rest:
             self.by_layer["other parameters"] = self._otherwise(inputs, labels, rest, at)
-        return torch.stack([wide(part) for part in self.by_layer.values()]).sum(dim=0)
+        return self._summed(inputs, len(next(iter(queries.values()))))
 
     def norm_sq(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> Tensor:
         """‖∇ℓ_i‖² [B]"""
@@ -143,16 +156,23 @@ class GhostEngine:
         self.by_layer = {}
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
-            own = [name for name, full in use.names.items() if full not in plan.repeated]
-            self.by_layer[use.name] = use.rule.norm_sq(use.module, kept, b, own)
+            own = [name for name, full in use.names.items() if full not in plan.repeated and full not in plan.remainder]
+            if own:
+                self.by_layer[use.name] = use.rule.norm_sq(use.module, kept, b, own)
 
-        uses = [use for use in plan.uses if any(full not in plan.repeated for full in use.names.values())]
-        if uses:
-            self._backward(uses, inputs, labels, at or {}, visit, self.by_layer.clear)
+        taken = set(self.network.parameters) - plan.repeated - set(plan.remainder)
+        self._backward(plan, taken, inputs, labels, at or {}, visit, self.by_layer.clear)
         rest = [name for name in self.network.parameters if name in plan.repeated or name in plan.remainder]
         if rest:
             self.by_layer["other parameters"] = ExplicitEngine(_only(self.network, rest)).norm_sq(inputs, labels, at=at)
-        return torch.stack([wide(part) for part in self.by_layer.values()]).sum(dim=0)
+        return self._summed(inputs)
+
+    def _summed(self, inputs: Any, *queries: int, absolute: bool = False) -> Tensor:
+        """The sum of by_layer; zeros [B, *queries] where no scored parameter takes part in the losses."""
+        parts = [wide(part) for part in self.by_layer.values()]
+        if not parts:
+            return torch.zeros(samples(inputs) or 1, *queries, dtype=self.network.dtype, device=self.network.device)
+        return torch.stack([part.abs() if absolute else part for part in parts]).sum(dim=0)
 
     def _otherwise(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], at: Parameters | None) -> Tensor:
         try:
@@ -164,23 +184,35 @@ class GhostEngine:
             ) from error
 
     def _backward(
-        self, uses: list[Use], inputs: Any, labels: Any, at: Parameters, visit: Visit, restart: Callable[[], None]
+        self,
+        plan: Plan,
+        names: Set[str],
+        inputs: Any,
+        labels: Any,
+        at: Parameters,
+        visit: Visit,
+        restart: Callable[[], None],
     ) -> None:
-        """Visit every use of a layer with its input and the cotangent of its output."""
-        while True:
+        """Visit every use of a layer that has parameters of these `names` with its input and the cotangent of its output."""
+        while uses := [use for use in plan.uses if not names.isdisjoint(use.names.values())]:
             changed: list[Use] = []
-            with without_fast_path(), torch.enable_grad():
-                self._pass(uses, inputs, labels, at, visit, changed)
+            # The caller's autocast is not the network's precision, and would narrow the products of the layers' rules.
+            plain = torch.autocast(self.network.device.type, enabled=False)
+            with without_fast_path(), torch.enable_grad(), plain:
+                self._pass(plan, uses, inputs, labels, at, visit, changed)
             if not changed:
                 return
             for use in changed:
                 use.copy_input = True
             restart()
 
-    def _pass(self, uses: list[Use], inputs: Any, labels: Any, at: Parameters, visit: Visit, changed: list[Use]) -> None:
+    def _pass(
+        self, plan: Plan, uses: list[Use], inputs: Any, labels: Any, at: Parameters, visit: Visit, changed: list[Use]
+    ) -> None:
         network, count = self.network, samples(inputs) or 1
         theta = {**{name: value.detach() for name, value in network.every().items()}, **at}
         anchors: list[Tensor] = []
+        called: set[str] = set()
 
         def reached(use: Use, kept: Kept, version: int, b: Tensor) -> None:
             if kept[0]._version != version:
@@ -190,8 +222,15 @@ class GhostEngine:
                     visit(use, kept, b)
 
         def after(use: Use, module: nn.Module, arguments: Any, keywords: Any, output: Tensor) -> Tensor:
-            a = _input(arguments, keywords).detach()
-            if count > 1 and len(output) == 1:  # one for all samples, as of position embeddings: give it to each
+            if not torch.is_grad_enabled():  # the network takes this output as constant
+                return output
+            plan.repeated.update(called.intersection(use.names.values()))
+            called.update(use.names.values())
+            a, sizes = _input(arguments, keywords).detach(), _sizes(arguments, keywords, output)
+            if sizes != [count, count] and not (use.spread and sizes == [1, 1]):
+                plan.remainder |= dict.fromkeys(use.names.values(), ELSEWHERE)
+                return output
+            if sizes != [count, count]:  # one for all samples, as of position embeddings: give it to each
                 a, output = a.expand(count, *a.shape[1:]), output.expand(count, *output.shape[1:])
             kept = use.rule.capture(module, a.clone() if use.copy_input else a)
             if not output.requires_grad:
@@ -201,10 +240,11 @@ class GhostEngine:
             output.register_hook(partial(reached, use, kept, kept[0]._version))  # type: ignore[no-untyped-call]
             return output
 
-        handles = [use.module.register_forward_hook(partial(after, use), with_kwargs=True) for use in uses]
+        # Before hooks of the model's own, which may change the output.
+        handles = [use.module.register_forward_hook(partial(after, use), with_kwargs=True, prepend=True) for use in uses]
         try:
             losses = network.losses(theta, inputs, labels)
-            if anchors:
+            if anchors and losses.requires_grad:
                 torch.autograd.grad(losses.sum(), anchors, allow_unused=True)
         finally:
             for handle in handles:
@@ -214,6 +254,12 @@ class GhostEngine:
 def _input(arguments: Any, keywords: Any) -> Tensor:
     value: Tensor = arguments[0] if arguments else next(iter(keywords.values()))
     return value
+
+
+def _sizes(arguments: Any, keywords: Any, output: Any) -> list[int]:
+    """First dimensions of a layer's input and output."""
+    both = (_input(arguments, keywords), output)
+    return [len(value) for value in both if isinstance(value, Tensor) and value.dim()]
 
 
 def _only(network: Network, names: list[str]) -> Network:
@@ -232,19 +278,21 @@ def _made_plan(network: Network, inputs: Any, labels: Any) -> Plan:
     plan = Plan()
     for name in network.parameters:
         places = [module for module, own in owners.items() if name in own.values()]
-        if name in probe.outside:
+        if not places:
+            plan.remainder[name] = "no layer of a known type has it"
+        elif name in probe.outside:
             plan.remainder[name] = f"used by {probe.outside[name]}, outside of its layer"
         elif not any(probe.calls[module] for module in places):
-            plan.remainder[name] = "no layer of a known type has it"
+            plan.remainder[name] = "its layer was not called on the first samples"
         elif any(module in probe.unusual for module in places):
-            plan.remainder[name] = "its layer does not have the samples in its first dimension"
+            plan.remainder[name] = ELSEWHERE
         elif sum(probe.calls[module] for module in places) > 1:
             plan.repeated.add(name)
     modules = dict(network.structure.named_modules())
     for module_name, own in owners.items():
         taken = {short: full for short, full in own.items() if full not in plan.remainder}
         rule = layer_rule(modules[module_name])
-        if taken and rule is not None and probe.calls[module_name]:
+        if taken and rule is not None:
             spread = count > 1 and module_name in probe.single
             plan.uses.append(Use(module_name, modules[module_name], rule, taken, spread=spread))
     return plan
@@ -257,7 +305,8 @@ def _owners(network: Network) -> dict[str, dict[str, str]]:
     for name, module in network.structure.named_modules():
         original = network.model.get_submodule(name)
         own = {short: first[id(value)] for short, value in original.named_parameters(recurse=False)}
-        own = {short: full for short, full in own.items() if full in network.parameters}
+        # A rule knows no others, such as those from which pruning computes the weight.
+        own = {short: full for short, full in own.items() if full in network.parameters and short in ("weight", "bias")}
         if own and layer_rule(module) is not None:
             found[name] = own
     return found
@@ -283,10 +332,10 @@ class _Probe(TorchFunctionMode):
         modules = dict(self.network.structure.named_modules())
         handles = []
         for name in self.owners:
+            # What hooks of the model's own do is outside of the layer: they run before the one and after the other.
+            after = partial(self._after, name, count)
             handles.append(modules[name].register_forward_pre_hook(partial(self._before, name)))
-            handles.append(
-                modules[name].register_forward_hook(partial(self._after, name, count), with_kwargs=True, always_call=True)
-            )
+            handles.append(modules[name].register_forward_hook(after, with_kwargs=True, always_call=True, prepend=True))
         try:
             with torch.no_grad(), without_fast_path(), self:
                 self.network.losses(theta, inputs, labels)
@@ -300,7 +349,7 @@ class _Probe(TorchFunctionMode):
     def _after(self, name: str, count: int, _module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
         self._inside.pop()
         self.calls[name] += 1
-        sizes = [len(value) for value in (_input(arguments, keywords), output) if isinstance(value, Tensor) and value.dim()]
+        sizes = _sizes(arguments, keywords, output)
         if sizes == [1, 1] and count > 1:
             self.single.add(name)
         elif sizes != [count, count]:

@@ -160,7 +160,16 @@ class Network:
                 f"{self.where}: expected states with finite parameters; {broken} of one has NaN or infinity. Did training "
                 "diverge? Leave that checkpoint out."
             )
-        return {name: value.to(own[name].device, own[name].dtype) for name, value in values.items()}
+        first: dict[int, str] = {}
+        for name, value in _every(self.model):
+            tied = first.setdefault(id(value), name)
+            if tied != name and not torch.equal(values[name], values[tied]):
+                raise InputError(
+                    f"{self.where}: expected states of a model that ties {tied!r} and {name!r}; one has different values for "
+                    "them. Save model.state_dict() of the model that is scored."
+                )
+        once = {*first.values(), *(name for name, _ in self.model.named_buffers())}
+        return {name: value.to(own[name].device, own[name].dtype) for name, value in values.items() if name in once}
 
     def place(self, batch: Any) -> Any:
         """Inputs or labels, moved to where the model is."""

@@ -16,12 +16,12 @@ class EmbeddingRule(LayerRule):
         return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
 
     def dot(self, module: Any, kept: Kept, b: Tensor, queries: Mapping[str, Tensor]) -> Tensor:
-        tokens, cotangents = kept[0].flatten(1), self._counted(module, kept[0], b)
+        tokens, cotangents = self._counted(module, kept[0], b)
         columns = [(query[tokens].to(cotangents) * cotangents).flatten(1).sum(dim=1) for query in queries["weight"]]
         return torch.stack(columns, dim=1)
 
     def norm_sq(self, module: Any, kept: Kept, b: Tensor, names: Sequence[str]) -> Tensor:
-        tokens, cotangents = kept[0].flatten(1), self._counted(module, kept[0], b)
+        tokens, cotangents = self._counted(module, kept[0], b)
         sample = torch.arange(len(tokens), device=tokens.device)[:, None]
         # Equal tokens of a sample share a row of the gradient.
         rows, place = torch.unique(sample * module.num_embeddings + tokens, return_inverse=True)
@@ -31,12 +31,13 @@ class EmbeddingRule(LayerRule):
         return sums.new_zeros(len(tokens)).index_add_(0, owner, sums.square().sum(dim=1))
 
     @staticmethod
-    def _counted(module: Any, tokens: Tensor, b: Tensor) -> Tensor:
-        """Cotangents [B, T, d], zero at padding."""
+    def _counted(module: Any, tokens: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T] and cotangents [B, T, d], zero at padding; T = 1 where a sample is one token."""
         cotangents = wide(b)
         if module.padding_idx is not None:
             cotangents = cotangents.masked_fill((tokens == module.padding_idx)[..., None], 0)
-        return cotangents.flatten(1, -2)
+        tokens = tokens.reshape(len(tokens), -1)
+        return tokens, cotangents.reshape(*tokens.shape, cotangents.shape[-1])
 
 
 RULES[nn.Embedding] = EmbeddingRule()

@@ -1,6 +1,6 @@
 """Forward-mode rules for the functions that networks spend their time in, one file a family."""
 
-from . import activations, attention, convolution, embedding, linear, normalization
+from . import activations, attention, convolution, embedding, linear, normalization, weight_norm
 from .base import RULES, TangentRules, dual, parts
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "linear",
     "normalization",
     "parts",
+    "weight_norm",
 ]

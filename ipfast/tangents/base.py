@@ -15,7 +15,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 Rule = Callable[..., Any]
 RULES: dict[Callable[..., Any], Rule] = {}
@@ -64,6 +64,9 @@ def dual(value: Tensor, tangent: Tensor | None) -> Tensor:
 class TangentRules(TorchFunctionMode):
     """Within this context functions of torch go by the rules, where there is one.
 
+    What a network computes under torch.no_grad() is constant to autograd. Forward mode, which takes no notice of that, loses
+    its derivatives there; so this context must be entered with gradients enabled.
+
     Args:
         products: dtype of products, as under torch.autocast, whose casts lose the derivative; None: that of the arguments.
     """
@@ -74,6 +77,9 @@ class TangentRules(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not torch.is_grad_enabled():
+            result = function(*args, **kwargs)
+            return result if args and result is args[0] else tree_map_only(Tensor, _constant, result)
         if self.products is not None:
             args, kwargs = _cast(function, args, kwargs, self.products)
         found = RULES.get(function)
@@ -82,6 +88,11 @@ class TangentRules(TorchFunctionMode):
             if result is not NotImplemented:
                 return result
         return function(*args, **kwargs)
+
+
+def _constant(value: Tensor) -> Tensor:
+    """x without ẋ."""
+    return parts(value)[0]
 
 
 def _cast(function: Any, args: Any, kwargs: Any, products: torch.dtype) -> tuple[Any, Any]:

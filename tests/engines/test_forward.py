@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import PROBLEMS, assert_unchanged, gradient_loop, images, products, snapshot, texts
+from networks import PROBLEMS, assert_unchanged, gradient_loop, images, products, queries_like, snapshot, texts
 from tolerances import BATCH_RELATIVE, FLOAT64_RELATIVE, assert_relative, assert_within_rule
 from torch import nn
 
@@ -19,21 +19,13 @@ ENGINES = {
 }
 
 
-def queries(network, count=2, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(count, *value.shape, generator=generator, dtype=torch.float64).to(value)
-        for name, value in network.parameters.items()
-    }
-
-
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("params", ["all", ["norm", "weight$"], ["encoder|grouped"], ["twice|fc"]])
 def test_scores_are_inner_products_of_autograd_gradients(problem, engine, params):
     model, x, y = PROBLEMS[problem](5)
     network = Network("test", model, CrossEntropy(), params=params)
-    q = queries(network)
+    q = queries_like(network.parameters)
     before = snapshot(model)
     got = ENGINES[engine](network).dot(x, y, q)
     assert_unchanged(model, before)
@@ -51,7 +43,7 @@ def test_explicit_norms_are_those_of_autograd(problem):
 def test_single_precision_is_as_good_as_plain_torch(problem):
     model, x, y = PROBLEMS[problem](6)
     network = Network("test", model, CrossEntropy())
-    q = queries(network)
+    q = queries_like(network.parameters)
     truth = products(gradient_loop(model, x, y), q)
     magnitude = products({k: v.abs() for k, v in gradient_loop(model, x, y).items()}, {k: v.abs() for k, v in q.items()})
     model.float()
@@ -68,7 +60,7 @@ def test_single_precision_is_as_good_as_plain_torch(problem):
 def test_scores_do_not_depend_on_the_batch():
     model, x, y = images(64)
     network = Network("test", model, CrossEntropy())
-    q, engine = queries(network), ForwardEngine(network)
+    q, engine = queries_like(network.parameters), ForwardEngine(network)
     whole = engine.dot(x, y, q)
     for size in (1, 7):
         parts = [engine.dot(x[i : i + size], y[i : i + size], q) for i in range(0, 64, size)]
@@ -78,7 +70,7 @@ def test_scores_do_not_depend_on_the_batch():
 def test_other_parameters_and_buffers_take_the_place_of_the_models_own():
     model, x, y = images(4)
     network = Network("test", model, CrossEntropy())
-    q = queries(network)
+    q = queries_like(network.parameters)
     other, _, _ = images(1, seed=3)
     truth = products(gradient_loop(other, x, y), q)
     got = ForwardEngine(network).dot(x, y, q, at=network.state(other.state_dict()))
@@ -88,7 +80,7 @@ def test_other_parameters_and_buffers_take_the_place_of_the_models_own():
 def test_a_loss_of_the_callers_own_sees_model_and_batch():
     model, x, y = images(4)
     network = Network("test", model, lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1], reduction="none"))
-    q = queries(network)
+    q = queries_like(network.parameters)
     assert_relative(ForwardEngine(network).dot(x, y, q), products(gradient_loop(model, x, y), q), FLOAT64_RELATIVE)
 
 
@@ -103,7 +95,7 @@ def test_the_model_is_what_it_was_after_an_error_and_an_interrupt():
 
         network = Network("test", model, loss)
         with pytest.raises(error):
-            ForwardEngine(network).dot(x, y, queries(network))
+            ForwardEngine(network).dot(x, y, queries_like(network.parameters))
         assert_unchanged(model, before)
 
 
@@ -124,7 +116,7 @@ def test_a_function_without_a_forward_derivative_is_named():
 
     network = Network("test", Odd(3, 2).eval(), CrossEntropy())
     with pytest.raises(UnavailableError, match="ghost"):
-        ForwardEngine(network).dot(torch.randn(2, 3), torch.tensor([0, 1]), queries(network))
+        ForwardEngine(network).dot(torch.randn(2, 3), torch.tensor([0, 1]), queries_like(network.parameters))
 
 
 @pytest.mark.parametrize(
