@@ -175,6 +175,7 @@ def _restored(index: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> 
     return Dot(weight, point, tensors[f"{index}.weight"], tensors.get(f"{index}.bias"))
 
 
+@torch.inference_mode(False)  # in which nothing has derivatives
 def query(
     model: Any,
     val: Any = None,

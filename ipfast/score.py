@@ -46,6 +46,7 @@ from .scores import Scores
 from .streaming import Result
 
 
+@torch.inference_mode(False)  # in which nothing has derivatives
 def score(
     model: Any,
     train: Any,

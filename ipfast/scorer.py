@@ -75,6 +75,7 @@ class Scorer:
             group=group,
         )
 
+    @torch.inference_mode(False)  # in which nothing has derivatives
     def __call__(self, batch: Any) -> Tensor:
         """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
         return self._scores(batch)

@@ -128,6 +128,24 @@ def test_a_parameter_may_be_a_number(engine):
         assert_relative(norms.values, -squared_norms(gradient_loop(model, *train)), FLOAT64_RELATIVE)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("engine", ["forward", "ghost", "explicit"])
+def test_scores_are_the_same_where_the_caller_has_switched_gradients_off(mode, engine):
+    model, *plain = problem("images")
+    with mode():
+        _, train, val = problem("images")  # tensors of that mode
+        arguments = {"params": "all", "engine": engine, "progress": False}
+        scores = ipfast.score(model, train, val, **arguments)
+        stored = ipfast.query(model, val, params="all")
+        by_batch = ipfast.Scorer(model, stored)(train)
+        selves = None if engine == "forward" else ipfast.score(model, train, method="self_tracin", **arguments)
+    expected = truth(model, *plain)
+    assert_relative(scores.values, expected, FLOAT64_RELATIVE)
+    assert_relative(by_batch, expected, FLOAT64_RELATIVE)
+    if selves is not None:
+        assert_relative(selves.values, -squared_norms(gradient_loop(model, *plain[0])), FLOAT64_RELATIVE)
+
+
 def test_the_control_loss_is_the_negated_loss():
     model, train, _ = problem("images")
     scores = ipfast.score(model, train, method="loss", params="all", progress=False)

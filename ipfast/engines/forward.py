@@ -50,6 +50,7 @@ class ForwardEngine:
         network = self.network
         # Nothing requires gradients, so that none are recorded; enabled, they tell where the network itself disables them.
         with (
+            torch.inference_mode(False),  # in which there are no forward derivatives either
             torch.enable_grad(),
             torch.autocast(network.device.type, enabled=False),
             forward_ad.dual_level(),

@@ -14,7 +14,8 @@ from ..errors import InputError
 def moved(value: Any, device: torch.device) -> Any:
     """A tensor, tuple or mapping of tensors on `device`; anything else as it is."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        # Tensors made in inference mode take no part in derivatives.
+        return (value.clone() if value.is_inference() else value).to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {key: moved(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

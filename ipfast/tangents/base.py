@@ -80,8 +80,16 @@ class TangentRules(TorchFunctionMode):
         if not torch.is_grad_enabled():
             result = function(*args, **kwargs)
             return result if args and result is args[0] else tree_map_only(Tensor, _constant, result)
-        if self.products is not None:
-            args, kwargs = _cast(function, args, kwargs, self.products)
+        device = next((kind for kind in ("cuda", "cpu") if torch.is_autocast_enabled(kind)), None)
+        if device is not None:  # of the network's own
+            with torch.autocast(device, enabled=False):
+                return self._applied(function, args, kwargs, torch.get_autocast_dtype(device))
+        return self._applied(function, args, kwargs, self.products)
+
+    @staticmethod
+    def _applied(function: Any, args: Any, kwargs: Any, products: torch.dtype | None) -> Any:
+        if products is not None:
+            args, kwargs = _cast(function, args, kwargs, products)
         found = RULES.get(function)
         if found is not None:
             result = found(*args, **kwargs)

@@ -581,3 +581,27 @@ def test_the_callers_autocast_changes_nothing(problem, make):
     plain = make(Network("test", model, CrossEntropy())).dot(x, y, q)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(make(Network("test", model, CrossEntropy())).dot(x, y, q), plain)
+
+
+class NarrowInside(nn.Module):
+    """Enters autocast by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.head(torch.relu(self.norm(self.conv(x))).mean(2))
+
+
+@pytest.mark.parametrize("make", [ForwardEngine, GhostEngine])
+def test_a_network_may_enter_autocast_by_itself(make):
+    torch.manual_seed(0)
+    model, x, y = NarrowInside().eval(), torch.randn(6, 3, 9), labels(6)
+    engine = make(Network("test", model, CrossEntropy()))
+    q = queries_like(engine.network.parameters)
+    got = engine.dot(x, y, q)
+    assert_relative_to_largest(got, products(gradient_loop(model, x, y), q), AUTOCAST_RELATIVE)
+    if isinstance(engine, GhostEngine):
+        assert not engine.plan(x, y).remainder
