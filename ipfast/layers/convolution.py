@@ -55,6 +55,8 @@ class ConvolutionRule(LayerRule):
         places = b.shape[2:]
         width, positions = module.weight[0].numel() * module.groups, places.numel()
         step = max(1, PATCH_ELEMENTS // max(1, width * positions))
+        # One buffer for all blocks: fresh memory for each costs more in page faults than the copy itself.
+        buffer = a.new_empty(min(step, len(b)), width, positions)
         for first in range(0, len(b), step):
             rows = slice(first, min(first + step, len(b)))
             x = _padded(module, a[rows]).contiguous()
@@ -65,7 +67,8 @@ class ConvolutionRule(LayerRule):
                 *(s * t for s, t in outer),
             )
             view = x.as_strided((*x.shape[:2], *module.kernel_size, *places), strides, x.storage_offset())
-            patches = view.reshape(len(x), width, positions)
+            patches = buffer[: len(x)]
+            patches.view(view.shape).copy_(view)
             yield rows, patches.transpose(1, 2), b[rows].flatten(2).transpose(1, 2)
 
 
