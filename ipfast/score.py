@@ -112,7 +112,9 @@ def score(
             float32; "bf16" rounds features, weights and queries to bfloat16 and keeps sums, logits and everything else in
             float32. The query gradient and losses stay exact. Best with features stored as bfloat16. With `params` the model
             runs under torch.autocast, for the query as well, and losses and sums stay in float32.
-        check: refuse a model in train mode and NaN weights, warn if val is train.
+        check: refuse a model in train mode and NaN weights, warn if val is train; and, from a few samples that are run before:
+            refuse features or losses that are random or depend on the rest of the batch, warn of data that is not the same when
+            it is read again.
         batch_size: samples that go through the model at once, where the data does not come in batches: default 256, or with
             `params` as many as fit into memory.
         device: where scores are computed; default: where the model or the features are.
