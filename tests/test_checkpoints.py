@@ -90,7 +90,7 @@ def test_a_network_runs_once_a_state():
     states = [{f"inner.{name}": value for name, value in state.items()} for state in moved(problem.model)]
     runs = []
     recorded.register_forward_hook(lambda module, arguments, _: runs.append(len(arguments[0])))
-    ipfast.score(recorded, problem.train, problem.val, method=tracin(states), head="inner.fc")
+    ipfast.score(recorded, problem.train, problem.val, method=tracin(states), head="inner.fc", check=False)
     assert not recorded.calls  # the caller's model is not the one that states are loaded into
     assert sum(runs) in (0, 3 * (ROWS + VALIDATION_ROWS))  # a deep copy keeps the hook
 

@@ -111,7 +111,7 @@ def test_members_kept_or_not_give_the_same_bits():
 def test_all_members_meet_the_features_in_one_pass():
     problem = network_problem()
     recorded = Recorded(problem.model)
-    ipfast.score(recorded, problem.train, problem.val, method="ip_ensemble", head="inner.fc")
+    ipfast.score(recorded, problem.train, problem.val, method="ip_ensemble", head="inner.fc", check=False)
     assert sum(recorded.calls) == len(problem.y) + VALIDATION_ROWS
 
 
