@@ -207,6 +207,10 @@ def model(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own.")] = None,
     batch: Annotated[bool, typer.Option(help="Measure the engines on one batch.")] = True,
     jobs: Annotated[bool, typer.Option(help="Measure the whole job against other libraries.")] = True,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Libraries; may be repeated. Default: kronfluence captum. dattri takes minutes a call."),
+    ] = None,
     memory: Annotated[bool, typer.Option(help="Measure extra peak memory (a fresh process each on the CPU).")] = True,
     record: Annotated[bool, typer.Option(help="Write the rows to bench/results/model.jsonl.")] = True,
 ) -> None:
@@ -214,9 +218,10 @@ def model(
     place = torch.device(device)
     if threads is not None:
         torch.set_num_threads(threads)
+    peers = peer or list(job_case.STANDARD_PEERS)
+    _require_known("--network", network or [], list(NETWORKS))
+    _require_known("--peer", peers, [known.name for known in PEERS])
     for name in network or NETWORKS:
-        if name not in NETWORKS:
-            raise typer.BadParameter(f"expected one of {', '.join(NETWORKS)}; got {name!r}.", param_hint="--network")
         absent = missing(PACKAGES[name])
         if absent:
             typer.echo(f"{name}: left out, {' and '.join(absent)} not installed: pip install 'ipfast[bench]'.\n")
@@ -227,12 +232,18 @@ def model(
             if record:
                 results.record(found)
         if jobs and device == "cpu" and name in job_case.STANDARD:
-            found = _model_job(name, repeats)
+            found = _model_job(name, peers, repeats)
             typer.echo(model_report.job_terminal(found) + "\n")
             if record:
                 results.record(found)
     for name, meaning in {**model_case.MEANING, **job_case.MEANING}.items():
         typer.echo(f"{name:<18} {meaning}")
+
+
+def _require_known(option: str, names: list[str], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"expected one of {', '.join(known)}; got {name!r}.", param_hint=option)
 
 
 def _model_batch(name: str, place: torch.device, repeats: int, memory: bool) -> list[results.Row]:
@@ -259,15 +270,15 @@ def _model_batch(name: str, place: torch.device, repeats: int, memory: bool) -> 
     )
 
 
-def _model_job(name: str, repeats: int) -> list[results.Row]:
+def _model_job(name: str, peers: list[str], repeats: int) -> list[results.Row]:
     """The rows of the libraries that are there, on the whole job."""
     case, place = job_case, torch.device("cpu")
-    absent = missing([peer.name for peer in PEERS])
+    absent = missing(peers)
     if absent:
         typer.echo(f"{name}: {' and '.join(absent)} left out, not installed: pip install 'ipfast[peers]'.")
     val, train = case.STANDARD[name]
     problem = case.Problem(name, val, train)
-    contenders = case.make_contenders(problem, [peer for peer in PEERS if peer.name not in absent])
+    contenders = case.make_contenders(problem, [peer for peer in PEERS if peer.name in peers and peer.name not in absent])
     _gate(partial(case.check_scores, problem, problem.truth()), contenders)
     return measure(
         case.NAME,

@@ -22,6 +22,8 @@ from .model import STANDARD_ROWS, Truth
 NAME = "model"
 STANDARD = {"resnet": (64, 128), "minilm": (16, 32)}
 """(validation samples, training samples). Not gpt2: kronfluence and captum know no layers of its kind."""
+STANDARD_PEERS = ("kronfluence", "captum")
+"""Those whose job takes seconds."""
 ROUNDING = 64.0
 """Times the rounding that is allowed to ipfast, for peers: how exact they are is not ours to judge."""
 

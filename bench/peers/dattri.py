@@ -16,7 +16,8 @@ from .base import Job, Peer, every_parameter
 
 
 def prepare(job: Job) -> Callable[[], Tensor]:
-    """It takes the gradients of V anew for each batch of training data."""
+    """Slow, and large: it differentiates by one vector of all parameters, of which each parameter is a slice whose gradient is
+    as long as the vector; and it takes the gradients of V anew for each batch of training data."""
     from dattri.algorithm.tracin import TracInAttributor
     from dattri.task import AttributionTask
 
