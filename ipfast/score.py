@@ -192,16 +192,11 @@ def score(
             raise InputError(f"{where}: expected no tokens='each' with method 'random', one number a sample. Leave it out.")
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
-    if check and validation is not None and any(same_data(train, data) for data in validation_sets(val)):
-        warnings.warn(
-            "score: val is the training data itself. Its gradient is nearly zero at the optimum and carries the same label "
-            "noise, so scores can be worse than chance. Pass clean held-out data, or use method='self_tracin'.",
-            IpfastWarning,
-            stacklevel=2,
-        )
     combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
     queries = stored.queries if stored is not None else None if validation is None else validation.names
     if scored != "last":
+        if check and validation is not None:
+            _warn_of_train(train, val)
         sample_loss = stored.loss if stored is not None else default_loss(loss, None, where)
         network = open_network(
             where,
@@ -256,6 +251,8 @@ def score(
     head_engine.check("train", source)
     for val_source in () if validation is None else validation.sources:
         head_engine.check("val", val_source)
+    if check and validation is not None:
+        _warn_of_train(train, val)
     if stored is not None:
         check_query_fits(where, stored, head_engine)
     if check:
@@ -306,6 +303,16 @@ def score(
         raise InputError(f"{where}: expected one id a sample; got {len(names)} ids for {samples} samples.")
     made = Scores(values, chosen.name, head_engine.name, run.backend, stats, names, members, queries, counted)
     return _finish(where, made, output)
+
+
+def _warn_of_train(train: Any, val: Any) -> None:
+    if any(same_data(train, data) for data in validation_sets(val)):
+        warnings.warn(
+            "score: val is the training data itself. Its gradient is nearly zero at the optimum and carries the same label "
+            "noise, so scores can be worse than chance. Pass clean held-out data, or use method='self_tracin'.",
+            IpfastWarning,
+            stacklevel=3,
+        )
 
 
 def _random(source: Source, control: Control) -> Tensor:
