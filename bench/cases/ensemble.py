@@ -49,7 +49,8 @@ class Problem:
         self.w, self.b = 2 * normal(CLASSES, WIDTH) / WIDTH**0.5, normal(CLASSES)
         self.g, self.gb = normal(members, CLASSES, WIDTH) / WIDTH**0.5, normal(members, CLASSES)
         self.dropped = [ipfast.dropout_mask("weight", (CLASSES, WIDTH), RATE, 0, member) for member in range(members)]
-        self.masked = (self.w / (1 - RATE)).repeat(members, 1, 1)
+        # As the library scales: a quotient may round to another bfloat16 than the product.
+        self.masked = (self.w * (1 / (1 - RATE))).repeat(members, 1, 1)
         for member, mask in enumerate(self.dropped):
             self.masked[member].view(-1)[mask.to(device)] = 0
         self.members = members
