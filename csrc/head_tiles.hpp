@@ -46,7 +46,8 @@ static inline void cached_tile(int64_t columns, const typename V::T* const* row,
     }
 }
 
-// The tile of V::stream_rows rows and at most three columns, for rows that come from memory; `lines` of them are fetched a step.
+// The tile of V::stream_rows rows and at most three columns, for rows that come from memory; a step fetches `Far` and
+// `Near` lines of rows further on.
 template <class V, int Far, int Near>
 static inline void streaming_tile(int64_t columns, const typename V::T* const* row, const typename V::T* w, int64_t width,
                                   typename V::T* out, const int64_t* place, const typename V::T* far,
