@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -76,12 +76,9 @@ def head(
             repeats=repeats,
             child_memory=child_memory if memory else None,
         )
-        typer.echo(head_report.terminal(found) + "\n")
-        if record:
-            results.record(found)
+        _tell(found, head_report.terminal(found), record)
         del problem, contenders
-    for name, meaning in head_case.MEANING.items():
-        typer.echo(f"{name:<16} {meaning}")
+    _explain(head_case.MEANING)
 
 
 @app.command()
@@ -108,12 +105,9 @@ def ensemble(
             repeats=repeats,
             child_memory=None,
         )
-        typer.echo(ensemble_report.terminal(found) + "\n")
-        if record:
-            results.record(found)
+        _tell(found, ensemble_report.terminal(found), record)
         del problem, contenders
-    for name, meaning in case.MEANING.items():
-        typer.echo(f"{name:<24} {meaning}")
+    _explain(case.MEANING)
 
 
 @app.command()
@@ -144,11 +138,20 @@ def vocab(
         repeats=repeats,
         child_memory=child_memory if memory else None,
     )
-    typer.echo(vocab_report.terminal(found) + "\n")
+    _tell(found, vocab_report.terminal(found), record)
+    _explain(case.MEANING)
+
+
+def _tell(found: list[results.Row], text: str, record: bool) -> None:
+    typer.echo(text + "\n")
     if record:
         results.record(found)
-    for name, meaning in case.MEANING.items():
-        typer.echo(f"{name:<24} {meaning}")
+
+
+def _explain(meaning: Mapping[str, str]) -> None:
+    """What the names in a table mean."""
+    for name, text in meaning.items():
+        typer.echo(f"{name:<{max(map(len, meaning))}}  {text}")
 
 
 def _gate(check: Callable[[Contender], None], contenders: list[Contender]) -> None:
@@ -192,11 +195,8 @@ def mask(
         repeats=repeats,
         child_memory=child_memory if memory else None,
     )
-    typer.echo(mask_report.terminal(found) + "\n")
-    if record:
-        results.record(found)
-    for name, meaning in mask_case.MEANING.items():
-        typer.echo(f"{name:<20} {meaning}")
+    _tell(found, mask_report.terminal(found), record)
+    _explain(mask_case.MEANING)
 
 
 @app.command()
@@ -228,16 +228,11 @@ def model(
             continue
         if batch:
             found = _model_batch(name, place, repeats, memory)
-            typer.echo(model_report.terminal(found) + "\n")
-            if record:
-                results.record(found)
+            _tell(found, model_report.terminal(found), record)
         if jobs and device == "cpu" and name in job_case.STANDARD:
             found = _model_job(name, peers, repeats)
-            typer.echo(model_report.job_terminal(found) + "\n")
-            if record:
-                results.record(found)
-    for name, meaning in {**model_case.MEANING, **job_case.MEANING}.items():
-        typer.echo(f"{name:<18} {meaning}")
+            _tell(found, model_report.job_terminal(found), record)
+    _explain({**model_case.MEANING, **job_case.MEANING})
 
 
 def _require_known(option: str, names: list[str], known: list[str]) -> None:
