@@ -16,12 +16,19 @@ from .data import Source
 from .engines.network import Network, SampleLoss, SampleLosses
 from .engines.outputs import samples
 from .errors import InputError, InputTypeError
-from .groups import Validation
+from .groups import (
+    NetworkGroup,
+    NetworkJob,
+    NetworkQueryMaker,
+    NetworkScorer,
+    Validation,
+    network_groups,
+    require_array_labels,
+)
 from .hygiene import check_network
 from .impacts import Impact
 from .losses import Loss
 from .methods import Control, Method
-from .network_groups import NetworkGroup, NetworkJob, NetworkQueryMaker, NetworkScorer, network_groups, require_array_labels
 from .points import Final, Point, Trainable
 from .scores import Scores
 from .streaming import Result, stream
@@ -32,7 +39,7 @@ PAIR_BYTES = 4 * 2**30
 
 
 def require_engine(where: str, params: str | Sequence[str], engine: str, head_only: Mapping[str, bool]) -> None:
-    """Refuse, before any work, an engine or an option that does not go with what is scored."""
+    """Refuse, before any work, an engine or an option that does not go with what is scored; `head_only` are those given."""
     if params == "last":
         if engine not in ("auto", "head"):
             raise InputError(
@@ -45,7 +52,8 @@ def require_engine(where: str, params: str | Sequence[str], engine: str, head_on
     superfluous = " and ".join(name for name, is_given in head_only.items() if is_given)
     if superfluous:
         raise InputError(
-            f"{where}: expected no {superfluous} with params={params!r}, which names the parameters itself. Leave it out."
+            f"{where}: expected no {superfluous} with params={params!r}: it names the parameters itself, and each layer's "
+            "operation chooses its backend. Leave it out, or use params='last'."
         )
 
 

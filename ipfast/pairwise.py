@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .engines import Labels
 from .errors import InputError
-from .groups import Group, Validation
+from .groups import Group, Validation, validation_rows
 from .methods import Control, Method
 
 
@@ -29,7 +29,7 @@ class Pairwise:
         self.heads = [(member.dense(), member.bias) for member in group.members]
         features: list[Tensor] = []
         residuals: list[list[Tensor]] = [[] for _ in self.heads]
-        for block in validation.blocks(engine):
+        for block in validation_rows(validation, engine):
             h, y = block.features, block.labels
             if block.tokens is not None:
                 raise InputError(

@@ -9,25 +9,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from . import dispatch
 from .checks import check_precision, existing_file, positive_integer, usable_device
-from .data import Source, open_source
+from .data import open_source
 from .data.writers import check_output, written_whole
 from .engines import TOKENS, HeadEngine, SampleLoss, find_last_layer
 from .errors import InputError, InputTypeError
-from .groups import QueryMaker, Validation, groups
+from .groups import HeadQueryMaker, NetworkJob, Validation, groups, open_validation
 from .hygiene import check_features
 from .impacts import Impact, get_impact
 from .losses import Loss, get_loss
 from .methods import METHODS, Control, Method, get_method
-from .network_groups import NetworkJob
 from .network_score import NetworkRun, open_network, require_engine
 from .points import Mask, Point, State, Trainable
 from .registry import check_choice
@@ -222,7 +219,8 @@ def query(
     where = "query"
     chosen = get_method(where, method)
     check_params(where, params)
-    require_engine(where, params, "auto", {"head": head is not None, "include_bias=False": not include_bias})
+    given = {"head": head is not None, "include_bias=False": not include_bias, f"backend={backend!r}": backend != "auto"}
+    require_engine(where, params, "auto", given)
     check_choice(where, "tokens", tokens, TOKENS)
     check_choice(where, "backend", backend, dispatch.BACKENDS)
     check_precision(where, precision)
@@ -334,7 +332,7 @@ def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, va
     if not isinstance(method, Method):
         about = (engine.loss, engine.last.name, engine.include_bias)
         return Query((), method, *about, {}, queries=names, tokens=engine.tokens)
-    maker = QueryMaker(method, impact, validation)
+    maker = HeadQueryMaker(method, impact, validation)
     terms: list[Term] = []
     for group in groups(engine, method.points.points(trainable(engine))):
         terms += [_pinned(term) for term in maker.terms(group)]
@@ -376,63 +374,3 @@ def trainable(engine: HeadEngine) -> Trainable:
 def _pinned(term: Term) -> Term:
     state = term.point.state
     return term if state is None else replace(term, point=replace(term.point, state=state.pinned()))
-
-
-def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int, labels_key: str = "labels") -> Validation | None:
-    """V as one query, as a query for each of several sets, or as one for each group of its samples."""
-    if val is None:
-        if val_groups is not None:
-            raise InputError(
-                f"{where}: expected val beside val_groups, which tells the group of each of its samples; got None."
-            )
-        return None
-    sets = _sets(val)
-    if sets is None:
-        source = open_source(where, "val", val, batch_size=batch_size, labels_key=labels_key)
-        if val_groups is None:
-            return Validation((source,))
-        return _grouped(where, source, val_groups)
-    if val_groups is not None:
-        raise InputError(
-            f"{where}: expected no val_groups beside several validation sets, each a query. Leave one of them out."
-        )
-    if not sets:
-        raise InputError(f"{where}: expected at least one validation set in val; got none.")
-    sources = tuple(open_source(where, "val", data, batch_size=batch_size, labels_key=labels_key) for data in sets.values())
-    return Validation(sources, tuple(sets))
-
-
-def validation_sets(val: Any) -> list[Any]:
-    """The data sets in val, of which each must be trusted."""
-    sets = _sets(val)
-    return [val] if sets is None else list(sets.values())
-
-
-def _sets(val: Any) -> dict[str, Any] | None:
-    """Several validation sets by name; None where val is a single one."""
-    if isinstance(val, Mapping):
-        return {str(name): data for name, data in val.items()}
-    if isinstance(val, list) and all(_is_set(data) for data in val):
-        return {str(index): data for index, data in enumerate(val)}
-    return None
-
-
-def _is_set(data: Any) -> bool:
-    """Whether an element of a list is a data set, and not the features or the labels of one."""
-    if isinstance(data, tuple):
-        return len(data) == 2 and all(hasattr(part, "__len__") or isinstance(part, os.PathLike) for part in data)
-    return isinstance(data, Dataset | DataLoader)
-
-
-def _grouped(where: str, source: Source, val_groups: Any) -> Validation:
-    ids = val_groups.detach().cpu().numpy() if isinstance(val_groups, Tensor) else np.asarray(val_groups)
-    if ids.dtype.kind == "O" and all(isinstance(name, str) for name in ids.flat):
-        ids = ids.astype(str)
-    if ids.ndim != 1 or ids.dtype.kind not in "biuU" or source.rows not in (None, len(ids)):
-        expected = "M" if source.rows is None else source.rows
-        raise InputError(
-            f"{where}: expected val_groups to be {expected} integers or strings, one for each sample of val; got shape "
-            f"{list(ids.shape)} and dtype {ids.dtype}."
-        )
-    names, numbers = np.unique(ids, return_inverse=True)
-    return Validation((source,), tuple(str(name) for name in names), torch.from_numpy(numbers.astype(np.int64)))

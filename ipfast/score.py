@@ -18,13 +18,12 @@ from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
 from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
 from .errors import InputError, IpfastWarning
-from .groups import GroupScorer, QueryMaker, groups
+from .groups import GroupScorer, HeadQueryMaker, NetworkJob, groups, open_validation, validation_sets
 from .head_score import HeadRun
 from .hygiene import check_features
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
-from .network_groups import NetworkJob
 from .network_score import NetworkRun, network_scores, open_network, require_engine, require_pairs_fit
 from .pairwise import Pairwise, require_pairs
 from .points import Final, Point
@@ -34,11 +33,9 @@ from .query import (
     check_params,
     default_loss,
     known_loss,
-    open_validation,
     require_one_query,
     require_val,
     trainable,
-    validation_sets,
 )
 from .registry import check_choice
 from .scorer import check_query_fits, know_query
@@ -107,7 +104,8 @@ def score(
         include_bias: whether the layer's bias is a scored parameter.
         engine: "auto" (see `ipfast.select_engine`), or the one to use: "head" for the last layer, "forward", "ghost" or
             "explicit" (gradients that are formed, to check the others) for other parameters.
-        backend: "auto", "reference", "cpp" or "triton"; a named one is used or refused.
+        backend: "auto", "reference", "cpp" or "triton"; a named one is used or refused. Of the last layer: with `params` each
+            layer's operation chooses its own.
         precision: of the products with the features: None computes float64 features in float64 and all others in exact
             float32; "bf16" rounds features, weights and queries to bfloat16 and keeps sums, logits and everything else in
             float32. The query gradient and losses stay exact. Best with features stored as bfloat16. With `params` the model
@@ -167,7 +165,8 @@ def score(
     chosen_impact = get_impact(where, impact)
     scored = params if stored is None else stored.params
     check_precision(where, precision)
-    require_engine(where, scored, engine, {"head": head is not None, "include_bias=False": not include_bias})
+    given = {"head": head is not None, "include_bias=False": not include_bias, f"backend={backend!r}": backend != "auto"}
+    require_engine(where, scored, engine, given)
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
     if not aggregate:
@@ -260,7 +259,7 @@ def score(
     started = time.perf_counter()
     result = Result(combine, keep_members)
     run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)
-    maker = None if stored is not None or isinstance(chosen, Control) else QueryMaker(chosen, chosen_impact, validation)
+    maker = None if stored is not None or isinstance(chosen, Control) else HeadQueryMaker(chosen, chosen_impact, validation)
     if stored is not None and stored.terms:
         points: Iterable[Point] = [term.point for term in stored.terms]
     else:

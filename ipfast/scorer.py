@@ -15,11 +15,10 @@ from .data.sources import split_batch
 from .engines import HeadEngine, TokenLabels, find_last_layer
 from .engines.outputs import samples
 from .errors import InputError, InputTypeError
-from .groups import Group, GroupScorer, groups
+from .groups import Group, GroupScorer, NetworkGroup, NetworkJob, NetworkScorer, groups, network_groups
 from .losses import Loss
 from .methods import Method
-from .network_groups import NetworkGroup, NetworkJob, NetworkScorer, network_groups
-from .network_score import open_network
+from .network_score import open_network, require_engine
 from .points import Final
 from .query import BATCH_SIZE, Query
 from .registry import check_choice
@@ -63,19 +62,38 @@ class Scorer:
                 "samples at once. Use ipfast.score."
             )
         self.query = query
-        made = _OfHead if query.params == "last" else _OfNetwork
-        self._scores = made(
-            where,
-            model,
-            query,
-            backend=backend,
-            precision=precision,
-            device=usable_device(where, device),
-            check=check,
-            group=group,
-        )
+        target = usable_device(where, device)
+        self._scores: _OfHead | _OfNetwork
+        if query.params == "last":
+            # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
+            last = find_last_layer(where, model, head=query.head, check=check)
+            assert isinstance(query.loss, Loss)
+            engine = HeadEngine(
+                where,
+                last,
+                query.loss,
+                backend=backend,
+                precision=precision,
+                include_bias=query.include_bias,
+                batch_size=BATCH_SIZE,
+                device=target,
+                tokens=query.tokens or "mean",
+            )
+            self._scores = _OfHead(query, engine, group)
+        else:
+            require_engine(where, query.params, "auto", {f"backend={backend!r}": backend != "auto"})
+            network = open_network(
+                where,
+                model,
+                query.loss,
+                params=query.params,
+                tokens=query.tokens,
+                precision=precision,
+                device=target,
+                check=check,
+            )
+            self._scores = _OfNetwork(query, NetworkJob(where, network, engine="auto", batch_size=None), group)
 
-    @torch.inference_mode(False)  # in which nothing has derivatives
     def __call__(self, batch: Any) -> Tensor:
         """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
         return self._scores(batch)
@@ -84,33 +102,8 @@ class Scorer:
 class _OfHead:
     """At the last layer."""
 
-    def __init__(
-        self,
-        where: str,
-        model: Any,
-        query: Query,
-        *,
-        backend: str,
-        precision: str | None,
-        device: torch.device | None,
-        check: bool,
-        group: int | None,
-    ) -> None:
-        # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
-        last = find_last_layer(where, model, head=query.head, check=check)
-        self.query = query
-        assert isinstance(query.loss, Loss)
-        engine = HeadEngine(
-            where,
-            last,
-            query.loss,
-            backend=backend,
-            include_bias=query.include_bias,
-            batch_size=BATCH_SIZE,
-            device=device,
-            precision=precision,
-            tokens=query.tokens or "mean",
-        )
+    def __init__(self, query: Query, engine: HeadEngine, group: int | None) -> None:
+        where, self.query = engine.where, query
         know_query(engine, query)
         check_query_fits(where, query, engine)
         chosen, first = _only(where, groups(engine, [term.point for term in query.terms] or Final().points()), group)
@@ -138,29 +131,8 @@ class _OfHead:
 class _OfNetwork:
     """Over the parameters of a whole network."""
 
-    def __init__(
-        self,
-        where: str,
-        model: Any,
-        query: Query,
-        *,
-        backend: str,
-        precision: str | None,
-        device: torch.device | None,
-        check: bool,
-        group: int | None,
-    ) -> None:
-        network = open_network(
-            where,
-            model,
-            query.loss,
-            params=query.params,
-            tokens=query.tokens,
-            precision=precision,
-            device=device,
-            check=check,
-        )
-        self.query, self.job = query, NetworkJob(where, network, engine="auto", batch_size=None)
+    def __init__(self, query: Query, job: NetworkJob, group: int | None) -> None:
+        where, self.query, self.job = job.where, query, job
         points = [term.point for term in query.terms] or Final().points()
         chosen, first = _only(where, network_groups(self.job, points), group)
         _refuse_deviation(where, query)

@@ -10,7 +10,6 @@ from tolerances import FLOAT64_RELATIVE, assert_relative
 from torch import nn
 
 import ipfast
-from ipfast import groups
 from ipfast.engines import ensemble
 
 WIDE = HeadCase("wide", 23, 61, 7)
@@ -46,7 +45,9 @@ def truth(problem, points, loss="cross_entropy", include_bias=True, names=("weig
 @pytest.fixture(params=["sparse", "dense"])
 def route(request, monkeypatch):
     """How the members' logits are computed, whatever would pay here."""
-    monkeypatch.setattr(groups, "select_ensemble", lambda **_: ensemble.EnsembleChoice(request.param, "asked for by the test"))
+    monkeypatch.setattr(
+        "ipfast.groups.head.select_ensemble", lambda **_: ensemble.EnsembleChoice(request.param, "asked for by the test")
+    )
     return request.param
 
 

@@ -32,7 +32,6 @@ ALLOWED = {
     "groups": {"ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods", "terms"},
     "pairwise": {"groups", "methods", "engines"},
     "query": {
-        "network_groups",
         "network_score",
         "dispatch",
         "losses",
@@ -47,22 +46,21 @@ ALLOWED = {
     },
     "scores": {"data"},  # the readers and writers of score files
     "hygiene": {"losses", "data", "engines"},  # a look at a few samples before a run
-    "network_groups": {"losses", "data", "engines", "points", "impacts", "methods", "terms", "groups"},  # the same for networks
     "token_scores": {"engines"},
     "streaming": {"combine", "data", "terms"},  # one pass over the data
     "head_score": {"streaming", "token_scores", "combine", "pairwise", "groups", "terms", "dispatch", "ops", "data", "engines"},
     "network_score": {
-        *("streaming", "combine", "network_groups", "groups", "hygiene", "terms", "scores", "losses", "data", "engines"),
+        *("streaming", "combine", "groups", "hygiene", "terms", "scores", "losses", "data", "engines"),
         *("points", "impacts", "methods"),
     },
     "scorer": {
-        *("query", "terms", "groups", "combine", "token_scores", "network_groups", "network_score", "dispatch", "data"),
+        *("query", "terms", "groups", "combine", "token_scores", "network_score", "dispatch", "data"),
         *("engines", "points", "methods", "losses"),
     },
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
     "score": {
         *("query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
-        *("network_groups", "hygiene", "losses", "data", "engines", "points", "impacts", "methods"),
+        *("hygiene", "losses", "data", "engines", "points", "impacts", "methods"),
     },
     "index": {"query", "scores", "data", "ops"},
     "curate": {"scores", "data"},

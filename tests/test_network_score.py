@@ -187,7 +187,7 @@ def test_masks_in_place_give_the_same_scores_and_leave_the_model_as_it_was(monke
     method = ipfast.Method(points=ipfast.Dropout(2, 0.1, scope="all", chain=chain))
     copied = ipfast.score(model, train, val, method=method, params="all", progress=False)
     before = snapshot(model)
-    monkeypatch.setattr("ipfast.network_groups.COPY_SHARE", 0.0)
+    monkeypatch.setattr("ipfast.groups.network.COPY_SHARE", 0.0)
     edited = ipfast.score(model, train, val, method=method, params="all", progress=False)
     assert torch.equal(edited.values, copied.values)
     assert_unchanged(model, before)
@@ -295,6 +295,29 @@ def test_token_losses_are_means_over_the_counted_tokens():
     assert scores.values[5] == 0
 
 
+@pytest.mark.parametrize("tokens", ["mean", "sum"])
+@pytest.mark.parametrize("impact", ["utility", lambda z, y: z.softmax(1).gather(1, y[:, None]).square().mean()])
+def test_token_queries_are_those_of_the_head_engine(tokens, impact):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 5)).double().eval()
+    x, y = torch.randint(0, 7, (9, 4)), torch.randint(0, 5, (9, 4))
+    y[0, 2:] = y[3, 1] = y[5] = y[7] = -100  # two sequences without a token that counts, one of them in V
+    train, val = (x[:6], y[:6]), (x[6:], y[6:])
+    options = {"tokens": tokens, "impact": impact, "batch_size": 2, "progress": False}
+    head = ipfast.score(model, TensorDataset(*train), TensorDataset(*val), **options)
+    whole = ipfast.score(model, TensorDataset(*train), TensorDataset(*val), params=["^1"], **options)
+    assert_relative(whole.values, head.values, FLOAT64_RELATIVE)
+    assert whole.stats["M"] == head.stats["M"] == 2
+    assert whole.stats["val_empty_sequences"] == head.stats["val_empty_sequences"] == 1
+
+
+def test_token_labels_of_another_length_are_refused():
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 5)).eval()
+    x, y = torch.randint(0, 7, (4, 3)), torch.randint(0, 5, (4, 3))
+    with pytest.raises(InputError, match="of the same tokens"):
+        ipfast.score(model, (x, y[:, :2]), (x, y), params="all", check=False, progress=False)
+
+
 def test_nan_inputs_are_found_and_leave_no_output(tmp_path):
     model, train, val = problem("images")
     train[0][4, 0, 0, 0] = torch.nan
@@ -313,6 +336,7 @@ def test_nan_inputs_are_found_and_leave_no_output(tmp_path):
         ({"params": "all", "method": "self_tracin", "val": None, "engine": "forward"}, InputError, "self-influence"),
         ({"params": "all", "head": "fc"}, InputError, "head"),
         ({"params": "all", "include_bias": False}, InputError, "include_bias"),
+        ({"params": "all", "backend": "reference"}, InputError, "expected no backend='reference'"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_model_runs(arguments, error, words):

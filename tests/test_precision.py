@@ -25,7 +25,6 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import ipfast
-from ipfast import groups
 from ipfast.cli import app
 from ipfast.demo import cifar
 from ipfast.engines import ensemble
@@ -73,7 +72,9 @@ def test_self_influence_is_rounded_too():
 
 @pytest.mark.parametrize("route", ["sparse", "dense"])
 def test_every_member_of_an_ensemble_is_rounded(route, monkeypatch):
-    monkeypatch.setattr(groups, "select_ensemble", lambda **_: ensemble.EnsembleChoice(route, "asked for by the test"))
+    monkeypatch.setattr(
+        "ipfast.groups.head.select_ensemble", lambda **_: ensemble.EnsembleChoice(route, "asked for by the test")
+    )
     problem = single()
     method = ipfast.Method(points=ipfast.Dropout(3, 0.1))
     query = ipfast.query(problem.model, problem.val, method=method)
@@ -92,7 +93,7 @@ def test_the_route_of_an_ensemble_knows_the_precision(monkeypatch):
         seen.append(options["precision"])
         return ensemble.select_ensemble(**options)
 
-    monkeypatch.setattr(groups, "select_ensemble", recorded)
+    monkeypatch.setattr("ipfast.groups.head.select_ensemble", recorded)
     problem = single()
     for precision in (None, "bf16"):
         ipfast.score(problem.model, problem.train, problem.val, method="ip_ensemble", precision=precision)

@@ -528,7 +528,7 @@ def test_a_language_model(method):
 
 
 def test_a_vocabulary_in_several_tiles_of_validation(monkeypatch):
-    monkeypatch.setattr("ipfast.groups.VALIDATION_LOGITS", 64)
+    monkeypatch.setattr("ipfast.groups.head_query.VALIDATION_LOGITS", 64)
     problem = token_problem(rows=40, length=9)
     small = ipfast.score(problem.head, problem.val, problem.train).values
     monkeypatch.undo()

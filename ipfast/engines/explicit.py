@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .network import Network, Parameters, forward_differentiable
+from .network import Network, Parameters, forward_differentiable, gradients_of
 from .outputs import rows_of, samples
 
 
@@ -30,6 +30,8 @@ class ExplicitEngine:
         if not self.loop:
             try:
                 return self._at_once(inputs, labels, at or {})
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError:  # vmap takes no control flow that depends on data, as in attention masks of Hugging Face
                 if self.loop is not None:
                     raise
@@ -38,7 +40,7 @@ class ExplicitEngine:
 
     def _at_once(self, inputs: Any, labels: Any, at: Parameters) -> dict[str, Tensor]:
         network, count = self.network, samples(inputs) or 1
-        theta = {**network.parameters, **at}
+        theta = {**network.every(), **at}
         scored = {name: theta.pop(name) for name in network.parameters}
 
         def one(parameters: dict[str, Tensor], sample: Any, label: Any) -> Tensor:
@@ -52,15 +54,16 @@ class ExplicitEngine:
 
     def _one_by_one(self, inputs: Any, labels: Any, at: Parameters) -> dict[str, Tensor]:
         network, count = self.network, samples(inputs) or 1
-        theta = {**network.parameters, **at}
-        leaves = {name: theta.pop(name).clone().requires_grad_() for name in network.parameters}
+        theta = {**network.every(), **at}
+        leaves = {name: theta.pop(name).detach().requires_grad_() for name in network.parameters}
         rows = []
         with forward_differentiable(network.structure), torch.enable_grad():
             for row in range(count):
                 sample = slice(row, row + 1)
                 loss = network.losses({**theta, **leaves}, rows_of(inputs, sample, count), rows_of(labels, sample, count))
-                found = torch.autograd.grad(loss.sum(), list(leaves.values()), materialize_grads=True)
-                rows.append([gradient.to_dense() for gradient in found])
+                found = gradients_of(loss.sum(), list(leaves.values()))
+                pairs = zip(found, leaves.values(), strict=True)
+                rows.append([torch.zeros_like(leaf) if g is None else g.to_dense() for g, leaf in pairs])
         return {name: torch.stack(column) for name, column in zip(leaves, zip(*rows, strict=True), strict=True)}
 
     def dot(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], *, at: Parameters | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from ..errors import UnavailableError
 from ..tangents import TangentRules, dual, parts
 from .network import Network, Parameters, forward_differentiable
+
+FORWARD_AD = re.compile(r"forward (mode )?AD")
+"""In torch's messages of functions that have no forward derivative."""
 
 
 class ForwardEngine:
@@ -62,6 +66,8 @@ class ForwardEngine:
                 with TangentRules(torch.bfloat16 if network.precision == "bf16" else None):
                     losses = network.losses(theta, inputs, labels, autocast=False)
             except NotImplementedError as error:
+                if FORWARD_AD.search(str(error)) is None:  # the model's own
+                    raise
                 raise UnavailableError(
                     f"{network.where}, engine='forward': expected functions with a forward derivative; "
                     f"{str(error).splitlines()[0]} Use engine='ghost'."

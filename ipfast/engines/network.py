@@ -16,11 +16,10 @@ from ..checks import check_evaluation_mode
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
 from .outputs import call_arguments, logits_of_output, moved, rows_of, samples
+from .tokens import counted_tokens, is_counted, token_labels
 
 Parameters = Mapping[str, Tensor]
 """Name -> tensor. A model's other parameters and buffers keep the values it has."""
-IGNORED = -100
-"""Label of tokens that do not count where the loss names none, as in torch and Hugging Face."""
 SampleLoss = Callable[[Any, Any], Tensor]
 """(model, batch) -> ℓ_i [B], with a batch as the data gives it."""
 
@@ -63,9 +62,9 @@ class Network:
         if check:
             check_evaluation_mode(where, model)
         self.where, self.model, self.loss, self.tokens = where, model, loss, tokens
-        self.parameters: dict[str, Tensor] = {
-            name: model.get_parameter(name).detach() for name in scored_names(where, model, params)
-        }
+        names = scored_names(where, model, params)
+        self._every = _own_values(model)
+        self.parameters: dict[str, Tensor] = {name: self._every[name] for name in names}
         self.structure = _shared_copy(model)
         self.step = SampleLosses(self.structure, loss, tokens)
         self.precision = precision
@@ -95,6 +94,24 @@ class Network:
             output = functional_call(self.structure, dict(parameters), arguments, keywords)
         return in_full(logits_of_output(self.where, self.structure, output))
 
+    def counted_logits(self, parameters: Parameters, inputs: Any, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(logits [B, C], prepared labels, None); of tokens those that count [K, C], with the weight [K] of each in the loss of
+        its sequence."""
+        z = self.logits(parameters, inputs)
+        if z.dim() == 2:
+            return z, labels, None
+        z, about = counted_tokens(z, labels, self.tokens)
+        return z, about.labels, about.shares()
+
+    def counted_samples(self, labels: Any, count: int) -> int:
+        """How many of `count` samples with prepared labels have a loss: not a sequence in which no token counts."""
+        return int(is_counted(labels).any(dim=1).sum()) if self.of_tokens else count
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether the model gives logits for each token, as far as a first batch has told."""
+        return isinstance(self.loss, Loss) and self._outputs is not None and len(self._outputs) > 1
+
     def prepare(self, where: str, inputs: Any, labels: Any, count: int, *, loss: Loss | SampleLoss | None = None) -> Any:
         """Checked labels of a batch, as the loss takes them, where the model is."""
         loss = self.loss if loss is None else loss
@@ -103,19 +120,11 @@ class Network:
         if self._outputs is None:
             with torch.no_grad():
                 self._outputs = tuple(self.logits(self.buffers(), rows_of(inputs, slice(0, 1), count)).shape[1:])
-        y = labels if isinstance(labels, Tensor) else torch.as_tensor(labels)
-        if len(self._outputs) < 2:
-            return self.place(loss.prepare(where, y, count, *(self._outputs or (1,))))
-        if y.dim() < 2 or len(y) != count:
-            raise InputError(
-                f"{where}: expected labels of shape [{count}, T] for a model that gives logits for each token; got "
-                f"{list(y.shape)}."
-            )
-        counted = counted_tokens(loss, y)
-        gone = ~counted.view(*counted.shape, *[1] * (y.dim() - 2))
-        ready = loss.prepare(where, y.masked_fill(gone, 0).flatten(0, 1), counted.numel(), self._outputs[-1])
-        ready = ready.view(*counted.shape, *ready.shape[1:])
-        return self.place(ready.masked_fill(gone, torch.nan if ready.dtype.is_floating_point else ignored_label(loss)))
+        outputs = self._outputs or (1,)
+        if len(outputs) == 1:
+            return self.place(loss.prepare(where, torch.as_tensor(labels), count, *outputs))
+        length = labels.shape[1] if isinstance(labels, Tensor) and labels.dim() > 1 else outputs[0]
+        return self.place(token_labels(where, labels, (count, length), loss=loss, outputs=outputs[-1], encode=None))
 
     def activation_bytes(self, inputs: Any) -> int:
         """Memory of what the layers give for one sample, derivatives and stored inputs counted."""
@@ -138,7 +147,7 @@ class Network:
 
     def every(self) -> dict[str, Tensor]:
         """All floating-point parameters of the model, scored or not; tied ones once."""
-        return {name: value.detach() for name, value in self.model.named_parameters() if value.dtype.is_floating_point}
+        return dict(self._every)
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the model's buffers, for a forward pass that may write into them."""
@@ -197,29 +206,27 @@ def sample_values(loss: Loss, z: Tensor, labels: Tensor, tokens: str) -> Tensor:
     """ℓ_i [B] of logits [B, C], or of [B, T, C] over the tokens that count."""
     if z.dim() == 2:
         return loss.value(z, labels)
-    counted = counted_tokens(loss, labels)
+    if labels.shape[:2] != z.shape[:2]:
+        raise InputError(
+            f"score: expected labels of the {z.shape[1]} tokens that the model gives logits for; got {list(labels.shape)}. Are "
+            "they of the same tokens, shifted or padded alike?"
+        )
+    # With shapes that do not depend on the labels, as vmap needs them.
+    counted = is_counted(labels)
     flat = labels.masked_fill(~counted.view(*counted.shape, *[1] * (labels.dim() - 2)), 0).flatten(0, 1)
     values = loss.value(z.flatten(0, 1), flat).view(counted.shape)
     total = torch.where(counted, values, 0).sum(dim=1)
     return total / counted.sum(dim=1).clamp(min=1) if tokens == "mean" else total
 
 
+def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Gradients of a scalar; None for leaves that it does not depend on."""
+    return torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
+
+
 def in_full(z: Tensor) -> Tensor:
     """Logits in float32 where they are narrower."""
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
-
-
-def counted_tokens(loss: Loss, labels: Tensor) -> Tensor:
-    """[B, T] bool: tokens whose label is not `ignore_index` of the loss, or −100 where it names none."""
-    if labels.dtype.is_floating_point:
-        return ~torch.isnan(labels.reshape(*labels.shape[:2], -1)).all(dim=2)
-    return labels != ignored_label(loss)
-
-
-def ignored_label(loss: Loss) -> int:
-    """The label of tokens that do not count."""
-    named: int | None = getattr(loss, "ignore_index", None)
-    return IGNORED if named is None else named
 
 
 def scored_names(where: str, model: nn.Module, params: str | Sequence[str]) -> list[str]:
@@ -257,6 +264,16 @@ def scored_names(where: str, model: nn.Module, params: str | Sequence[str]) -> l
     return names
 
 
+def _own_values(model: nn.Module) -> dict[str, Tensor]:
+    """The floating-point parameters without their graph; those that a forward pass renormalises in place are copied."""
+    renormalised = {id(module.weight) for module in model.modules() if getattr(module, "max_norm", None) is not None}
+    return {
+        name: value.detach().clone() if id(value) in renormalised else value.detach()
+        for name, value in model.named_parameters()
+        if value.dtype.is_floating_point
+    }
+
+
 def _every(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return model.named_parameters(remove_duplicate=False)
 
@@ -272,24 +289,6 @@ def _shared_copy(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def forward_differentiable(module: nn.Module) -> Iterator[None]:
-    """Attention in forms that have a forward derivative: no fused inference path, no library kernels without one."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    config = getattr(module, "config", None)
-    form = getattr(config, "_attn_implementation", None)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        if isinstance(form, str) and form not in ("eager", "sdpa"):
-            config._attn_implementation = "sdpa"  # type: ignore[union-attr]
-        with torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        if isinstance(form, str) and config is not None:
-            config._attn_implementation = form
-
-
-@contextmanager
 def without_fast_path() -> Iterator[None]:
     """Attention layer by layer: its fused inference path calls no layer, so that no hook would see one."""
     before = torch.backends.mha.get_fastpath_enabled()
@@ -298,3 +297,19 @@ def without_fast_path() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def forward_differentiable(module: nn.Module) -> Iterator[None]:
+    """Attention in forms that have a forward derivative: no fused inference path, no library kernels without one."""
+    config = getattr(module, "config", None)
+    form = getattr(config, "_attn_implementation", None)
+    exchanged = isinstance(form, str) and form not in ("eager", "sdpa")
+    with without_fast_path(), torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]):
+        try:
+            if exchanged:
+                config._attn_implementation = "sdpa"  # type: ignore[union-attr]
+            yield
+        finally:
+            if exchanged:
+                config._attn_implementation = form  # type: ignore[union-attr]

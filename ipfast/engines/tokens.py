@@ -160,6 +160,13 @@ def _encoded(where: str, labels: Any, shape: tuple[int, int], encode: EstimatorL
     return counted, result
 
 
+def is_counted(labels: Tensor) -> Tensor:
+    """Which tokens count [B, T], of labels as `token_labels` gives them."""
+    if labels.dtype.is_floating_point:
+        return ~torch.isnan(labels).all(dim=2)
+    return labels != IGNORED
+
+
 def counted_tokens(h: Tensor, labels: Tensor, tokens: str) -> tuple[Tensor, TokenLabels]:
     """(rows [K, d] of the counted tokens of a batch [B, T, d], their labels); differentiable in h."""
     piece, flat = _piece(h, labels), h.reshape(-1, h.shape[-1])
@@ -179,12 +186,7 @@ class _Piece:
 
 def _piece(h: Tensor, labels: Tensor) -> _Piece:
     batch, length = h.shape[:2]
-    if labels.dim() == 2 and not labels.dtype.is_floating_point:
-        counted = labels != IGNORED
-    elif labels.dtype.is_floating_point:
-        counted = ~torch.isnan(labels).all(dim=2)
-    else:
-        counted = torch.ones(batch, length, dtype=torch.bool, device=labels.device)
+    counted = is_counted(labels)
     flat = labels.reshape(batch * length, *labels.shape[2:])
     if bool(counted.all()):
         position = torch.arange(length, device=labels.device).repeat(batch)

@@ -139,3 +139,36 @@ def test_trainable_parameters_are_those_that_require_gradients():
     model.requires_grad_(False)
     model.fc.requires_grad_(True)
     assert set(Network("test", model, CrossEntropy(), params="trainable").parameters) == {"fc.weight", "fc.bias"}
+
+
+def test_an_error_of_the_models_own_is_not_taken_for_a_missing_derivative():
+    class Unfinished(nn.Linear):
+        def forward(self, x):
+            raise NotImplementedError("not yet")
+
+    network = Network("test", Unfinished(3, 2).eval(), CrossEntropy())
+    with pytest.raises(NotImplementedError, match="not yet"):
+        ForwardEngine(network).dot(torch.randn(2, 3), torch.tensor([0, 1]), queries_like(network.parameters, 1))
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_network_without_vmap(monkeypatch):
+    model, x, y = images(2)
+    engine = ExplicitEngine(Network("test", model, CrossEntropy()))
+
+    def full(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(engine, "_at_once", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.gradients(x, y)
+    assert engine.loop is None
+
+
+def test_weights_that_a_forward_pass_renormalises_stay_what_they_are():
+    model = nn.Sequential(nn.Embedding(5, 4, max_norm=0.1), nn.Linear(4, 3)).double().eval()
+    x, y = torch.tensor([1, 2, 2]), torch.tensor([0, 1, 2])
+    before = snapshot(model)
+    network = Network("test", model, CrossEntropy())
+    for engine in (ForwardEngine(network), ExplicitEngine(network, loop=True)):
+        engine.dot(x, y, queries_like(network.parameters, 1))
+        assert_unchanged(model, before)

@@ -1,0 +1,207 @@
+"""One point of a whole network after another, and its scores from a pass over the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import ArraySource, Source
+from ..engines.explicit import ExplicitEngine
+from ..engines.forward import ForwardEngine
+from ..engines.ghost import GhostEngine
+from ..engines.network import Network, Parameters
+from ..engines.outputs import rows_of, samples
+from ..engines.selection import EngineChoice, select_engine
+from ..errors import InputError, NonFiniteError, UnavailableError
+from ..points import Masked, Point
+from ..terms import NetworkDot, Quadratic, Term
+
+CPU_SHARE = 0.25
+"""Share of the free memory that the activations of a batch may take on a CPU, where nothing tells when it is too much."""
+COPY_SHARE = 0.5
+"""Share of the free memory that masked copies of the parameters may take; larger ones are masked in place and restored."""
+LARGEST_BATCH = 256
+
+
+class NetworkJob:
+    """The data of a run in batches, as its network takes them.
+
+    Args:
+        where: the calling function, for messages.
+        network: what is scored.
+        engine: "auto", "forward", "ghost" or "explicit".
+        batch_size: samples that go through the network at once; None: as many as fit.
+    """
+
+    def __init__(self, where: str, network: Network, *, engine: str, batch_size: int | None) -> None:
+        self.where, self.network, self.engine, self.batch_size = where, network, engine, batch_size
+
+    def blocks(self, argument: str, source: Source) -> Iterator[tuple[int, Any, Any]]:
+        """(first row, inputs, labels) of each batch, in order, where the network is."""
+        start = 0
+        for inputs, labels in source.batches(self.batch_size or LARGEST_BATCH):
+            where = f"{self.where}, {argument} batch from row {start}"
+            placed = self.network.place(inputs)
+            count = samples(placed)
+            if count is None:
+                raise InputError(f"{where}: expected inputs with a first dimension of samples; got none.")
+            prepared = self.network.prepare(where, placed, labels, count)
+            size = self._size(placed, count)
+            for first in range(0, count, size):
+                rows = slice(first, min(first + size, count))
+                yield start + first, rows_of(placed, rows, count), rows_of(prepared, rows, count)
+            start += count
+
+    def _size(self, inputs: Any, count: int) -> int:
+        """How many of the samples to take at once; on a GPU a batch is halved when it does not fit."""
+        if self.batch_size is not None or self.network.device.type != "cpu":
+            return count
+        self.batch_size = min(LARGEST_BATCH, max(1, int(_free_memory() * CPU_SHARE / self.network.activation_bytes(inputs))))
+        return self.batch_size
+
+    def in_pieces(self, compute: Any, inputs: Any, labels: Any) -> Tensor:
+        """compute(inputs, labels) [B, ...], in halves where the memory of the device does not suffice."""
+        try:
+            result: Tensor = compute(inputs, labels)
+            return result
+        except torch.OutOfMemoryError:
+            count = samples(inputs) or 1
+            if count == 1 or self.batch_size is not None:
+                raise
+        if self.network.device.type == "cuda":
+            torch.cuda.empty_cache()
+        halves = slice(0, count // 2), slice(count // 2, count)
+        return torch.cat(
+            [self.in_pieces(compute, rows_of(inputs, rows, count), rows_of(labels, rows, count)) for rows in halves]
+        )
+
+    def require_finite(self, argument: str, start: int, values: Tensor) -> None:
+        """Raise on the first sample whose result is not finite."""
+        finite = torch.isfinite(values).reshape(len(values), -1).all(dim=1)
+        if bool(finite.all()):
+            return
+        row = start + int((~finite).nonzero()[0])
+        raise NonFiniteError(
+            f"{self.where}: expected finite scores; sample {row} of {argument} gives NaN or infinity. Look at its inputs, or "
+            "whether the model overflows on it; nothing was written."
+        )
+
+
+def _free_memory(device: torch.device | None = None) -> int:
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # not known on this system
+        return 4 * 2**30
+
+
+@dataclass
+class NetworkGroup:
+    """One point of a network: its parameters θ_t, and buffers, in place of the model's own.
+
+    Attributes:
+        edit: brings the model's own parameters to θ_t where a copy of them would not fit into memory; None: nothing is edited.
+    """
+
+    job: NetworkJob
+    points: list[Point]
+    parameters: Parameters
+    edit: Masked | None = None
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """While the network is used at this point."""
+        return nullcontext() if self.edit is None else self.edit
+
+
+def network_groups(job: NetworkJob, points: Iterable[Point]) -> Iterator[NetworkGroup]:
+    """Each point a group of its own, loaded or masked once."""
+    for point in points:
+        parameters = {} if point.state is None else job.network.state(point.state.load(job.where))
+        edit = None
+        if point.mask is not None:
+            every = job.network.every() if point.mask.scope == "all" else job.network.parameters
+            covered = {name: value for name, value in every.items() if point.mask.covers(name, value)}
+            copied = sum(value.numel() * value.element_size() for value in covered.values())
+            if copied > COPY_SHARE * _free_memory(job.network.device) and not parameters:
+                edit = Masked(
+                    covered, {n: point.mask.dropped(n, tuple(v.shape)) for n, v in covered.items()}, scale=point.mask.scale
+                )
+            else:
+                parameters |= point.mask.masked({name: parameters.get(name, value) for name, value in every.items()})
+        yield NetworkGroup(job, [point], parameters, edit)
+
+
+class NetworkScorer:
+    """The scores of a batch at one point: [B, 1, Q].
+
+    Args:
+        group: the point.
+        terms: its term; none for the control "loss", whose column is −ℓ_i.
+    """
+
+    def __init__(self, group: NetworkGroup, terms: list[Term]) -> None:
+        self.group, self.terms = group, terms
+        self.weights = [term.weight for term in terms] or [1.0]
+        self.term = terms[0] if terms else None
+        network, engine = group.job.network, group.job.engine
+        self.queries: Mapping[str, Tensor] | None = None
+        if isinstance(self.term, NetworkDot):
+            self.queries = {name: value.to(network.device) for name, value in self.term.gradients.items()}
+        count = 1 if self.queries is None else len(next(iter(self.queries.values())))
+        target = "self" if isinstance(self.term, Quadratic) else "val"
+        self.choice = select_engine(engine, queries=count, target=target)
+        self._engine = _engine(group.job.where, self.choice.name, network, target)
+
+    def __call__(self, inputs: Any, labels: Any) -> Tensor:
+        """Self-influence and loss are negated: positive is beneficial in every method."""
+        network, at = self.group.job.network, self.group.parameters
+        if self.queries is not None:
+            queries = self.queries
+
+            def compute(x: Any, y: Any) -> Tensor:
+                return self._engine.dot(x, y, queries, at=at)
+
+            try:
+                values = self.group.job.in_pieces(compute, inputs, labels)
+            except UnavailableError as error:
+                if self.choice.name != "forward" or self.group.job.engine != "auto":
+                    raise
+                self.choice = EngineChoice("ghost", str(error))
+                self._engine = GhostEngine(network)
+                values = self.group.job.in_pieces(compute, inputs, labels)
+        elif isinstance(self.term, Quadratic):
+            engine = self._engine
+            assert not isinstance(engine, ForwardEngine)
+            values = -self.group.job.in_pieces(lambda x, y: engine.norm_sq(x, y, at=at), inputs, labels)[:, None]
+        else:
+            with torch.no_grad():
+                values = self.group.job.in_pieces(lambda x, y: network.losses(at, x, y), inputs, labels)[:, None]
+            values = values if self.terms else -values
+        return values[:, None, :].to(network.dtype)
+
+
+def _engine(where: str, name: str, network: Network, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:
+    if name == "forward":
+        assert target != "self"
+        return ForwardEngine(network)
+    if name == "ghost":
+        return GhostEngine(network)
+    if name == "explicit":
+        return ExplicitEngine(network)
+    raise InputError(f"{where}: expected engine='head' with params='last' only; got other params. Leave engine out.")
+
+
+def require_array_labels(where: str, argument: str, source: Source) -> None:
+    """Refuse, before any work, labels that are not numbers."""
+    if isinstance(source, ArraySource) and not isinstance(source.labels, Tensor):
+        raise InputError(
+            f"{where}, {argument}: expected labels as numbers; got {source.labels.dtype}. Encode class names as "
+            "integers 0..C-1."
+        )

@@ -1,0 +1,141 @@
+"""Queries over a whole network: the gradient of the impact by parameter name, from backward passes over V."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engines.network import Parameters, gradients_of
+from ..engines.outputs import rows_of, samples
+from ..errors import InputError
+from ..losses import Loss
+from ..terms import NetworkDot
+from .network import NetworkGroup
+from .query_maker import QueryMaker
+from .validation import Validation, cut
+
+
+class NetworkQueryMaker(QueryMaker[NetworkGroup]):
+    """Queries q of each scored parameter, [Q, *shape]."""
+
+    def _batches(self, group: NetworkGroup, validation: Validation) -> Iterator[tuple[int, int, Any, Any]]:
+        """(query, first row, inputs, labels) of the samples of one query in each batch of V."""
+        for index, source in enumerate(validation.sources):
+            for start, inputs, labels in group.job.blocks("val", source):
+                count = samples(inputs) or 0
+                query = validation.query_of(group.job.where, index, start, count)
+                for q, rows in cut(query):
+                    if not isinstance(query, int):
+                        rows = rows.to(group.job.network.device)
+                    yield q, start, rows_of(inputs, rows, count), rows_of(labels, rows, count)
+
+    def _losses(self, group: NetworkGroup, validation: Validation) -> Tensor:
+        network = group.job.network
+        total, counts = torch.zeros(1, validation.queries, dtype=torch.float64), _Counts(group, validation)
+        for q, start, inputs, labels in self._batches(group, validation):
+            with torch.no_grad():
+                values = network.losses(group.parameters, inputs, labels)
+            group.job.require_finite("val", start, values)
+            total[0, q] += float(values.double().sum())
+            counts.add(q, inputs, labels)
+        self._tell_counts(validation, counts.samples, counts.empty, of_tokens=counts.of_tokens)
+        return total / counts.samples
+
+    def _dots(self, group: NetworkGroup, validation: Validation) -> list[NetworkDot]:
+        point = group.points[0]
+        return [NetworkDot(point.weight, point, self._gradients(group, validation))]
+
+    def _gradients(self, group: NetworkGroup, validation: Validation) -> dict[str, Tensor]:
+        """∇f(θ; V) by parameter name, each [Q, *shape], summed in float32 or float64."""
+        network, several, counts = group.job.network, validation.queries, _Counts(group, validation)
+        leaves = {
+            name: group.parameters.get(name, value).detach().requires_grad_() for name, value in network.parameters.items()
+        }
+        # All others without gradients, so that nothing before the first scored layer is kept for the backward pass.
+        theta = {**network.every(), **group.parameters, **leaves}
+        total = {
+            name: torch.zeros(several, *leaf.shape, dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)
+            for name, leaf in leaves.items()
+        }
+        cotangents = None if self.impact.additive else self._cotangents(group, validation)
+        for q, start, inputs, labels in self._batches(group, validation):
+            with torch.enable_grad():
+                value = self._value(group, theta, inputs, labels, start, None if cotangents is None else cotangents[q])
+                found = gradients_of(value, list(leaves.values()))
+            counts.add(q, inputs, labels)
+            for name, gradient in zip(leaves, found, strict=True):
+                if gradient is not None:
+                    total[name][q] += gradient
+        self._tell_counts(validation, counts.samples, counts.empty, of_tokens=counts.of_tokens)
+        square = torch.zeros(several, dtype=torch.float64)
+        for name, gradient in total.items():
+            if self.impact.additive:
+                gradient /= counts.samples.to(gradient).view(-1, *[1] * (gradient.dim() - 1))
+            if not bool(torch.isfinite(gradient).all()):
+                raise InputError(
+                    f"query: expected a finite gradient of the impact; that of {name!r} has NaN or infinity. Check the impact "
+                    "function and the validation data."
+                )
+            mask = group.points[0].mask
+            if mask is not None and mask.chain and mask.covers(name, leaves[name]):
+                gradient *= mask.scale**2
+                gradient.flatten(1)[:, mask.dropped(name, tuple(gradient.shape[1:])).to(gradient.device)] = 0
+            square += gradient.double().square().reshape(several, -1).sum(dim=1).cpu()
+        self._tell_norms(square.sqrt().tolist())
+        return total
+
+    def _value(
+        self, group: NetworkGroup, theta: Parameters, inputs: Any, labels: Any, start: int, cotangents: Iterator[Tensor] | None
+    ) -> Tensor:
+        """A scalar whose gradient is the batch's part of M·∇f, or of ∇f where f is not additive."""
+        network = group.job.network
+        if self.impact.name == "utility":
+            values = network.losses(theta, inputs, labels)
+            group.job.require_finite("val", start, values.detach())
+            return values.sum()
+        z, y, shares = network.counted_logits(theta, inputs, labels)
+        group.job.require_finite("val", start, z.detach())
+        if cotangents is not None:
+            return (z * next(cotangents).to(z)).sum()
+        assert isinstance(network.loss, Loss)
+        cotangent = self.impact.cotangent(z.detach().double(), y, network.loss)
+        return (z * (cotangent if shares is None else cotangent * shares[:, None]).to(z)).sum()
+
+    def _cotangents(self, group: NetworkGroup, validation: Validation) -> list[Iterator[Tensor]]:
+        """∂f/∂z of each batch of V in turn, for each query; f needs all logits before."""
+        network = group.job.network
+        assert isinstance(network.loss, Loss)
+        kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(validation.queries)]
+        for q, start, inputs, labels in self._batches(group, validation):
+            with torch.no_grad():
+                z, y, _ = network.counted_logits(group.parameters, inputs, labels)
+            group.job.require_finite("val", start, z)
+            kept[q].append((z.double(), y))
+        found: list[Iterator[Tensor]] = []
+        for blocks in kept:
+            if not blocks:  # told when the samples are counted
+                found.append(iter(()))
+                continue
+            logits, targets = zip(*blocks, strict=True)
+            every = self.impact.cotangent(torch.cat(logits), torch.cat(targets), network.loss)
+            found.append(iter(torch.split(every, [len(z) for z in logits])))
+        return found
+
+
+class _Counts:
+    """How many samples came up: those of each query [Q] that have a loss, and sequences in which no token counts."""
+
+    def __init__(self, group: NetworkGroup, validation: Validation) -> None:
+        self.network = group.job.network
+        self.samples, self.empty = torch.zeros(validation.queries, dtype=torch.int64), 0
+        self.of_tokens = False
+
+    def add(self, q: int, inputs: Any, labels: Any) -> None:
+        count = samples(inputs) or 0
+        counted = self.network.counted_samples(labels, count)
+        self.samples[q] += counted
+        self.empty += count - counted
+        self.of_tokens = self.network.of_tokens
