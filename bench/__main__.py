@@ -1,7 +1,8 @@
-"""The command line: python -m bench head | ensemble | vocab | mask | model | table."""
+"""The command line: python -m bench head | ensemble | vocab | mask | model | tune | table."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import typer
 
 from . import record as results
+from . import tune as tuning
 from .cases import ensemble as ensemble_case
 from .cases import head as head_case
 from .cases import mask as mask_case
@@ -58,8 +60,9 @@ def head(
     if threads is not None:
         torch.set_num_threads(threads)
     probe = Probe(place, torch.float32)
-    for number in classes or head_case.STANDARD_ROWS:
-        count = rows or head_case.STANDARD_ROWS.get(number) or 40_000
+    standard = head_case.STANDARD_ROWS[place.type]
+    for number in classes or standard:
+        count = rows or standard.get(number) or 40_000
         problem = head_case.make_problem(number, count, place)
         contenders = head_case.make_contenders(problem)
         _gate(partial(head_case.check_scores, problem), contenders)
@@ -84,13 +87,14 @@ def head(
 @app.command()
 def ensemble(
     members: Annotated[list[int] | None, typer.Option(min=1, help="Members; may be repeated. Default: 5 20.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Samples N.")] = ensemble_case.STANDARD_ROWS,
+    rows: Annotated[int | None, typer.Option(min=1, help="Samples N; default: the standard size of the device.")] = None,
     repeats: Annotated[int, typer.Option(min=MIN_REPEATS, help="Interleaved repeats.")] = MIN_REPEATS,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     record: Annotated[bool, typer.Option(help="Write the rows to bench/results/ensemble.jsonl.")] = True,
 ) -> None:
     """All members of a dropout ensemble in one pass, against a pass for each and against the bare product."""
     case, place = ensemble_case, torch.device(device)
+    rows = rows or case.STANDARD_ROWS[place.type]
     for number in members or case.STANDARD_MEMBERS:
         problem = case.Problem(rows, number, place)
         contenders = case.make_contenders(problem)
@@ -244,7 +248,7 @@ def _require_known(option: str, names: list[str], known: list[str]) -> None:
 def _model_batch(name: str, place: torch.device, repeats: int, memory: bool) -> list[results.Row]:
     """The rows of the engines on one batch."""
     case = model_case
-    count = case.STANDARD_ROWS[name]
+    count = case.STANDARD_ROWS[place.type][name]
     problem = case.Problem(name, count, place)
     contenders = case.make_contenders(problem)
     truth = case.Truth(problem.model, problem.batch, problem.queries)
@@ -284,6 +288,25 @@ def _model_job(name: str, peers: list[str], repeats: int) -> list[results.Row]:
         repeats=repeats,
         child_memory=None,
     )
+
+
+@app.command()
+def tune(
+    kernel: Annotated[list[str] | None, typer.Option(help="Kernels; may be repeated. Default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A file for the figures, one JSON object a line.")] = None,
+) -> None:
+    """Block sizes of the Triton kernels on this GPU, fastest first; changes nothing."""
+    if not torch.cuda.is_available():
+        raise typer.BadParameter("expected a GPU; torch finds none here.")
+    known = list(dict.fromkeys(case.kernel for case in tuning.CASES))
+    _require_known("--kernel", kernel or [], known)
+    for found in tuning.tune(case for case in tuning.CASES if not kernel or case.kernel in kernel):
+        typer.echo(f"{found['case']}: default {found['default_ms']:.4g} ms, {found['failed']} do not run")
+        for best in found["best"][:3]:
+            typer.echo(f"    {best}")
+        if out is not None:
+            with out.open("a") as file:
+                file.write(json.dumps(found) + "\n")
 
 
 @app.command()

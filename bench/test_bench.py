@@ -109,7 +109,7 @@ def head_rows(classes: int, rows: int, commit: str = "one") -> list[record.Row]:
 
 
 def test_bounds_are_stated_with_what_is_divided_by_what() -> None:
-    printed = report.terminal(head_rows(2, head.STANDARD_ROWS[2]))
+    printed = report.terminal(head_rows(2, head.STANDARD_ROWS["cpu"][2]))
     assert "met     score / H.sum(): 1.00 (at most 1.55)" in printed
     assert "MISSED  blocked torch / score: 1.00 (at least 2.4)" in printed
     assert "MISSED" not in report.terminal(head_rows(2, 1000)), "bounds are for the standard sizes"

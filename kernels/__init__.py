@@ -11,7 +11,7 @@ if __name__ != "ipfast.kernels":
     )
 
 from ._layer_tune import LayerConfig, default_layer_config
-from ._tune import Config, default_config
+from ._tune import Config, default_config, default_precision, fits_large_tiles, members_config
 from .head_dot import head_dot
 from .head_norm import head_norm
 from .layer_dot import layer_dot
@@ -22,8 +22,11 @@ __all__ = [
     "LayerConfig",
     "default_config",
     "default_layer_config",
+    "default_precision",
+    "fits_large_tiles",
     "head_dot",
     "head_norm",
     "layer_dot",
     "layer_norm_sq",
+    "members_config",
 ]

@@ -9,8 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tune import PRECISIONS
-
 SUM_TILE = {"BLOCK_N": 16, "BLOCK_K": 32}
 """Results and terms that one program adds up at once."""
 
@@ -106,11 +104,7 @@ def parts_of(out: Tensor, rows: int, terms: int, queries: int) -> Tensor:
 
 
 def constants(out: Tensor, precision: str, config: Any) -> dict[str, Any]:
-    """The compile-time arguments that all layer kernels have."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
-    if precision == "tf32x3" and torch.version.hip:
-        precision = "ieee"  # AMD's matrix cores multiply float32 exactly, so there is nothing to make up for
+    """The compile-time arguments that all layer kernels have; precision: of `chosen_precision`."""
     return {
         "PRECISION": "fp64" if out.dtype == torch.float64 else precision,
         "BLOCK_O": config.outputs,

@@ -1,4 +1,4 @@
-"""Block sizes of the layer kernels: one pure function, as `default_config` of the head kernels."""
+"""Block sizes of the layer kernels: one pure function, as `default_config` of the head kernels, and found in the same way."""
 
 from __future__ import annotations
 
@@ -44,12 +44,22 @@ def default_layer_config(
     if precision == "ieee":
         # Exact float32 products run outside the tensor cores and hold both operands in registers.
         return LayerConfig(32, 32, 16 if route == "contract" else 32, 8, 1)
-    if route == "gram":
-        return LayerConfig(32, 32, 32, 8, 1) if precision == "tf32x3" else LayerConfig(64, 32, 32, 8, 1)
     if precision == "tf32x3":
         # Three products a tile need their split operands in registers too.
-        return LayerConfig(64, 32, 32, 8, 2) if route == "contract" else LayerConfig(16, 64, 32, 8, 2)
+        return {
+            "contract": LayerConfig(64, 32, 32, 8, 2),
+            "direct": LayerConfig(16, 64, 32, 8, 2),
+            "gram": LayerConfig(32, 32, 32, 8, 1),
+        }[route]
     if hip:
         # A second stage would keep its addresses in scalar registers, of which there are too few.
-        return LayerConfig(64, 64, 32, 8, 1) if route == "contract" else LayerConfig(32, 64, 32, 8, 1)
-    return LayerConfig(64, 64, 32, 8, 2) if route == "contract" else LayerConfig(32, 64, 64, 8, 2)
+        return {
+            "contract": LayerConfig(64, 64, 32, 8, 1),
+            "direct": LayerConfig(32, 64, 32, 8, 1),
+            "gram": LayerConfig(64, 32, 32, 8, 1),
+        }[route]
+    return {
+        "contract": LayerConfig(64, 64, 32, 8, 2),
+        "direct": LayerConfig(32, 64, 64, 8, 2),
+        "gram": LayerConfig(64, 32, 32, 8, 1),
+    }[route]

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tune import PRECISIONS, Config, default_config
+from ._tune import PRECISIONS, Config, default_precision
 
 CROSS_ENTROPY, BCE_WITH_LOGITS, MSE = 0, 1, 2
 _LOSSES = {"cross_entropy": CROSS_ENTROPY, "bce_with_logits": BCE_WITH_LOGITS, "mse": MSE}
@@ -45,8 +45,8 @@ def nearest_bf16(x):
     Triton's interpreter cuts the digits off instead, and multiplies the bits of bfloat16 as if they were whole numbers: there
     the rounding is written out and the result stays float32.
     """
-    x = x.to(tl.float32)
     if INTERPRETED:
+        x = x.to(tl.float32)
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
@@ -88,11 +88,12 @@ def class_products(
 
 
 @triton.jit
-def softmax_targets(class_target, targets, first, lane, c0, column, rows, classes, TARGET: tl.constexpr):
-    """t of a tile of classes, beside the label: shared by all rows (1) or soft targets of each row (2)."""
+def softmax_targets(class_target, targets, first, lane, c, rows, classes, TARGET: tl.constexpr):
+    """t of the classes c, beside the label: shared by all rows (1) or soft targets of each row (2)."""
     if TARGET == 1:
-        return tl.load(class_target + c0 + column, mask=c0 + column < classes, other=0.0)[None, :]
-    return load_rows(targets, first, lane, c0 + column, rows, classes, classes)
+        return tl.load(class_target + c, mask=c < classes, other=0.0)[None, :]
+    else:  # noqa: RET505 (older versions of triton compile both branches otherwise)
+        return load_rows(targets, first, lane, c, rows, classes, classes)
 
 
 @triton.jit
@@ -115,6 +116,17 @@ def residual(z, y, pos_weight, c, classes, LOSS: tl.constexpr, HAS_POS_WEIGHT: t
 NO_TARGET, CLASS_TARGET, SOFT_TARGETS = 0, 1, 2
 
 
+def chosen_precision(dtype: torch.dtype, precision: str | None) -> str:
+    """The precision asked for, or the default one of this machine."""
+    if precision is None:
+        return default_precision(dtype, interpreted=INTERPRETED.value)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision == "tf32x3" and torch.version.hip:
+        return "ieee"  # AMD's matrix cores multiply float32 exactly, so there is nothing to make up for
+    return precision
+
+
 def launch(
     kernel: Any,
     features: Tensor,
@@ -126,20 +138,21 @@ def launch(
     *,
     scale: float,
     precision: str,
-    config: Config | None,
+    config: Config,
+    together: int = 1,
     **constants: Any,
 ) -> Tensor:
     """Run a head kernel over all rows and outputs. An absent array is passed as the weight and never read.
 
-    form: an ipfast.ops residual: what the loss needs of each row.
+    form: an ipfast.ops residual: what the loss needs of each row. precision: of `chosen_precision`. together: outputs that one
+    program computes.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
-    if precision == "tf32x3" and torch.version.hip:
-        precision = "ieee"  # AMD's matrix cores multiply float32 exactly, so there is nothing to make up for
     rows, width = features.shape
     outputs, classes = out.shape[1], weight.shape[1]
-    chosen = config or default_config(width, classes, features.dtype, precision, query=query is not None)
+    if precision == "bf16" and not INTERPRETED.value:
+        # Already rounded: narrow operands go to the tensor cores without passing through registers.
+        weight = weight.bfloat16()
+        query = None if query is None else (query[0].bfloat16(), query[1])
 
     def present(value: Tensor | None) -> Tensor:
         return weight if value is None else value
@@ -156,7 +169,7 @@ def launch(
     # fp64 would pass through a kernel as a float32 scalar; a tensor keeps it exact.
     factor = torch.full((1,), scale, dtype=out.dtype, device=out.device)
     # The outputs of a block of rows come one after the other, so that they find its features in the cache.
-    kernel[(triton.cdiv(rows, chosen.rows) * outputs,)](
+    kernel[(triton.cdiv(rows, config.rows) * triton.cdiv(outputs, together),)](
         features,
         form.labels,
         weight,
@@ -178,13 +191,12 @@ def launch(
         HAS_ROW_FACTOR=form.row_factor is not None,
         HAS_POS_WEIGHT=form.pos_weight is not None,
         TARGET=target,
-        SINGLE=classes <= chosen.classes,
         PRECISION="fp64" if features.dtype == torch.float64 else precision,
-        BLOCK_N=chosen.rows,
-        BLOCK_C=chosen.classes,
-        BLOCK_D=chosen.width,
-        num_warps=chosen.num_warps,
-        num_stages=chosen.num_stages,
+        BLOCK_N=config.rows,
+        BLOCK_C=config.classes,
+        BLOCK_D=config.width,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
         **constants,
     )
     return out

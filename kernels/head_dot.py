@@ -8,8 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import as_multiplied, launch, load_columns, load_rows, product, residual, softmax_targets
-from ._tune import Config
+from ._tiles import as_multiplied, chosen_precision, launch, load_columns, load_rows, product, residual, softmax_targets
+from ._tune import Config, default_config, fits_large_tiles, members_config, queries_together
+from .head_dot_members import head_dot_members_kernel
 
 
 @triton.jit
@@ -74,7 +75,7 @@ def head_dot_kernel(
                 inside = live[:, None] & (d < width)[None, :]
                 g = tl.load(query + label[:, None] * width + d[None, :], mask=inside, other=0.0)
                 h = load_rows(features, first, lane, d, rows, width, stride)
-                own += tl.sum(as_multiplied(h, dtype, PRECISION) * g, axis=1)
+                own += tl.sum(as_multiplied(h, dtype, PRECISION) * g.to(dtype), axis=1)
             if HAS_QUERY_BIAS:
                 own += tl.load(query_bias + label)
     for c0 in range(0, classes, BLOCK_C):
@@ -106,7 +107,7 @@ def head_dot_kernel(
             moment = moment * shrink + tl.sum(p * centred, axis=1)
             top = raised
             if TARGET > 0:
-                t = softmax_targets(class_target, targets, first, lane, c0, column, rows, classes, TARGET)
+                t = softmax_targets(class_target, targets, first, lane, c, rows, classes, TARGET)
                 aim += tl.sum(tl.where(real[None, :], t * centred, 0.0), axis=1)
         else:
             y = load_rows(labels, first, lane, c, rows, classes, classes)
@@ -131,9 +132,28 @@ def head_dot(
     out: Tensor,
     *,
     scale: float,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: Config | None = None,
 ) -> Tensor:
-    """Fill `out` [N, Q] with the scores; the arguments are those of ipfast.ops.head_dot, checked and stacked."""
+    """Fill `out` [N, Q] with the scores; the arguments are those of ipfast.ops.head_dot, checked and stacked.
+
+    precision: one of PRECISIONS; None: the default of this machine. config: block sizes; None: the default ones.
+    """
+    classes, width, outputs = weight.shape[1], features.shape[1], out.shape[1]
+    precision = chosen_precision(features.dtype, precision)
+    together = queries_together(classes, outputs, features.dtype)
+    large = fits_large_tiles(features, form)
+    kernel: Any
+    if together > 1:
+        kernel = head_dot_members_kernel
+        chosen = config or members_config(width, together * classes, precision, large=large)
+        constants = {"MEMBERS": together}
+    else:
+        kernel = head_dot_kernel
+        chosen = config or default_config(width, classes, features.dtype, precision, large=large)
+        constants = {"SINGLE": classes <= chosen.classes}
     query = (query_weight, query_bias)
-    return launch(head_dot_kernel, features, form, weight, bias, query, out, scale=scale, precision=precision, config=config)
+    return launch(
+        kernel, features, form, weight, bias, query, out,
+        scale=scale, precision=precision, config=chosen, together=together, **constants,
+    )  # fmt: skip

@@ -8,8 +8,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._tiles import as_multiplied, class_products, launch, load_columns, load_rows, product, residual, softmax_targets
-from ._tune import Config
+from ._tiles import (
+    as_multiplied,
+    chosen_precision,
+    class_products,
+    launch,
+    load_columns,
+    load_rows,
+    product,
+    residual,
+    softmax_targets,
+)
+from ._tune import Config, default_config, fits_large_tiles
 
 
 @triton.jit
@@ -103,7 +113,7 @@ def head_norm_kernel(
                     features, weight, bias, first, lane, c0, column, rows, width, stride, classes,
                     tl.zeros((BLOCK_N, BLOCK_C), dtype), HAS_BIAS, PRECISION, BLOCK_D,
                 )  # fmt: skip
-                t = softmax_targets(class_target, targets, first, lane, c0, column, rows, classes, TARGET)
+                t = softmax_targets(class_target, targets, first, lane, c0 + column, rows, classes, TARGET)
                 r = (factor / every)[:, None] * tl.exp(z - top[:, None]) - t
                 kept = (c < classes)[None, :] & (c[None, :] != label[:, None])
                 r = tl.where(kept, r, 0.0)
@@ -126,21 +136,19 @@ def head_norm(
     *,
     include_bias: bool,
     scale: float,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: Config | None = None,
 ) -> Tensor:
-    """Fill `out` [N] with squared norms; the arguments are those of ipfast.ops.head_norm, checked."""
+    """Fill `out` [N] with squared norms; the arguments are those of ipfast.ops.head_norm, checked.
+
+    precision: one of PRECISIONS; None: the default of this machine. config: block sizes; None: the default ones.
+    """
+    classes = weight.shape[1]
+    precision = chosen_precision(features.dtype, precision)
+    large = fits_large_tiles(features, form)
+    chosen = config or default_config(features.shape[1], classes, features.dtype, precision, query=False, large=large)
     launch(
-        head_norm_kernel,
-        features,
-        form,
-        weight,
-        bias,
-        None,
-        out[:, None],
-        scale=scale,
-        precision=precision,
-        config=config,
-        INCLUDE_BIAS=include_bias,
-    )
+        head_norm_kernel, features, form, weight, bias, None, out[:, None],
+        scale=scale, precision=precision, config=chosen, INCLUDE_BIAS=include_bias, SINGLE=classes <= chosen.classes,
+    )  # fmt: skip
     return out

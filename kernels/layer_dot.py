@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ._layer_tiles import channel_strides, constants, load_tile, multiply, parts_of, placed, sum_parts, weight_gradient
 from ._layer_tune import LayerConfig, default_layer_config
+from ._tiles import chosen_precision
 
 PIECE = 256
 """Outputs that one program of contract goes through: few tokens then still make many programs."""
@@ -136,13 +137,14 @@ def layer_dot(
     *,
     groups: int,
     route: str,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: LayerConfig | None = None,
 ) -> Tensor:
     """Fill `out` [B, 1 or T, Q]; a [B, T, d_in] and b [B, T, d_out] of any strides, query [Q, d_out, d_in/G], query_bias."""
     samples, tokens, _ = a.shape
     queries, channels, inputs = query.shape
     outputs = channels // groups
+    precision = chosen_precision(out.dtype, precision)
     chosen = config or default_layer_config(route, torch.float64 if out.dtype == torch.float64 else a.dtype, precision)
     fixed = {**constants(out, precision, chosen), "HAS_BIAS": query_bias is not None}
     bias = query if query_bias is None else query_bias  # an absent array is never read

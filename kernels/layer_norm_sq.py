@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ._layer_tiles import channel_strides, constants, load_tile, multiply, parts_of, placed, sum_parts, weight_gradient
 from ._layer_tune import LayerConfig, default_layer_config
+from ._tiles import chosen_precision
 
 TOKEN_TILE = (16, 64)
 """Samples and channels of a tile, where a sample has one token."""
@@ -159,7 +160,7 @@ def layer_norm_sq(
     groups: int,
     include_bias: bool,
     route: str,
-    precision: str = "ieee",
+    precision: str | None = None,
     config: LayerConfig | None = None,
 ) -> Tensor:
     """Fill `out` [B] with squared norms; a [B, T, d_in], b [B, T, d_out] of any strides."""
@@ -172,6 +173,7 @@ def layer_norm_sq(
             HAS_BIAS=include_bias, BLOCK_N=TOKEN_TILE[0], BLOCK_D=TOKEN_TILE[1],
         )  # fmt: skip
         return sum_parts(parts, out[:, None])
+    precision = chosen_precision(out.dtype, precision)
     chosen = config or default_layer_config(route, torch.float64 if out.dtype == torch.float64 else a.dtype, precision)
     fixed = {**constants(out, precision, chosen), "HAS_BIAS": include_bias}
     if route == "direct":

@@ -16,8 +16,8 @@ from ..record import Row
 
 NAME = "ensemble"
 CLASSES, WIDTH, RATE = 10, 512, 0.01
-STANDARD_ROWS, STANDARD_MEMBERS = 400_000, (5, 20)
-BLOCK = 1024
+STANDARD_ROWS, STANDARD_MEMBERS = {"cpu": 400_000, "cuda": 4_000_000}, (5, 20)
+BLOCK = {"cpu": 1024, "cuda": 65_536}
 
 SPARSE, DENSE, IP = "ensemble, sparse", "ensemble, dense", "ip"
 BF16_SPARSE, BF16_DENSE, BF16_IP = f"{SPARSE}, bf16", f"{DENSE}, bf16", f"{IP}, bf16"
@@ -31,7 +31,7 @@ MEANING = {
     BF16_DENSE: "dense, of the same",
     BF16_IP: "one query, of the same",
     PRODUCT: "H [W; G_1 … G_T]ᵀ alone, into a preallocated buffer",
-    PRODUCT_BLOCKS: "the same in blocks of 1,024 rows, into one preallocated buffer",
+    PRODUCT_BLOCKS: "the same in blocks of 1,024 rows (65,536 on a GPU), into one preallocated buffer",
 }
 
 
@@ -39,13 +39,13 @@ class Problem:
     """Features, labels, a head, one query and one mask a member."""
 
     def __init__(self, rows: int, members: int, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(members)
+        generator, large = torch.Generator().manual_seed(members), torch.Generator(device).manual_seed(members)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator).to(device)
 
-        self.h = torch.empty(rows, WIDTH).normal_(generator=generator).to(device)
-        self.y = torch.randint(CLASSES, (rows,), generator=generator).to(device)
+        self.h = torch.empty(rows, WIDTH, device=device).normal_(generator=large)
+        self.y = torch.randint(CLASSES, (rows,), generator=large, device=device)
         self.w, self.b = 2 * normal(CLASSES, WIDTH) / WIDTH**0.5, normal(CLASSES)
         self.g, self.gb = normal(members, CLASSES, WIDTH) / WIDTH**0.5, normal(members, CLASSES)
         self.dropped = [ipfast.dropout_mask("weight", (CLASSES, WIDTH), RATE, 0, member) for member in range(members)]
@@ -64,11 +64,12 @@ class Problem:
 def make_contenders(p: Problem) -> list[Contender]:
     """Everything that is timed; buffers that a contender may keep between calls are allocated here."""
     stacked = torch.cat([p.w, p.g.reshape(-1, WIDTH)]).T
-    whole, block = p.h.new_zeros(len(p.h), stacked.shape[1]), p.h.new_zeros(BLOCK, stacked.shape[1])
+    size = BLOCK[p.h.device.type]
+    whole, block = p.h.new_zeros(len(p.h), stacked.shape[1]), p.h.new_zeros(size, stacked.shape[1])
 
     def product_blocks() -> Tensor:
-        for start in range(0, len(p.h), BLOCK):
-            part = p.h[start : start + BLOCK]
+        for start in range(0, len(p.h), size):
+            part = p.h[start : start + size]
             torch.mm(part, stacked, out=block[: len(part)])
         return block
 
@@ -98,11 +99,20 @@ def check_scores(p: Problem, contender: Contender) -> None:
 
 
 def bounds(rows: dict[str, Row]) -> list[Bound]:
-    """What must hold on a CPU at the standard size."""
-    sizes = rows[SPARSE].sizes
+    """What must hold at the standard size."""
+    sizes, device = rows[SPARSE].sizes, rows[SPARSE].device
     members, time = sizes["members"], rows[SPARSE].seconds.p50
-    if sizes["rows"] != STANDARD_ROWS or members not in STANDARD_MEMBERS or rows[SPARSE].device != "cpu":
+    if sizes["rows"] != STANDARD_ROWS[device] or members not in STANDARD_MEMBERS:
         return []
+    if device == "cuda":
+        if members != 5:
+            return []
+        narrow, ensemble = rows[BF16_IP], min((rows[BF16_SPARSE], rows[BF16_DENSE]), key=lambda row: row.seconds.p50)
+        read = 2 * sizes["rows"] * WIDTH / narrow.seconds.p50
+        return [
+            Bound(f"{ensemble.contender} / {BF16_IP}", ensemble.seconds.p50 / narrow.seconds.p50, 1.3, "at most"),
+            Bound(f"{BF16_IP}: share of the copy's bytes/s", read / narrow.roofline.copy_bytes_per_second, 0.8, "at least"),
+        ]
     base = min((rows[PRODUCT], rows[PRODUCT_BLOCKS]), key=lambda row: row.seconds.p50)
     faster = Bound(
         f"{members} {IP} / {SPARSE}", members * rows[IP].seconds.p50 / time, 1.3 if members == 5 else 1.5, "at least"

@@ -43,7 +43,7 @@ class Problem:
     """
 
     def __init__(self, name: str, val: int, train: int, **sizes: object) -> None:
-        self.name, self.batch = name, STANDARD_ROWS[name]
+        self.name, self.batch = name, STANDARD_ROWS["cpu"][name]
         self.model, data = make_network(name, val + train, **sizes)
         self.val, self.train = data[:val], data[val:]
 

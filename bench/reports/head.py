@@ -74,7 +74,7 @@ def readme(rows: Iterable[Row]) -> str:
     latest: dict[tuple[str, int], tuple[str, dict[str, Row]]] = {}
     for row in rows:
         classes, about = row.sizes["classes"], _machine(row)
-        if head.STANDARD_ROWS.get(classes) != row.sizes["rows"]:
+        if head.STANDARD_ROWS[row.device].get(classes) != row.sizes["rows"]:
             continue
         where = json.dumps((row.device, row.threads, row.machine), sort_keys=True)
         if latest.get((where, classes), ("",))[0] != about:

@@ -131,7 +131,7 @@ def head_dot(
     elif choice.name == "triton":
         kernels = dispatch.triton_kernels(where)
         head = _dense(args, masks, rescale)
-        kernels.head_dot(h, args.residual, *head, g, gb, into, scale=scale, precision=precision or "ieee")
+        kernels.head_dot(h, args.residual, *head, g, gb, into, scale=scale, precision=precision)
     else:
         reference(args, g, gb, into, masks=masks, rescale=rescale, scale=scale)
     if args.residual.ignored is not None:

@@ -111,7 +111,7 @@ def head_norm(
         )
     elif choice.name == "triton":
         kernels = dispatch.triton_kernels(where)
-        options = {"include_bias": with_bias, "scale": scale, "precision": precision or "ieee"}
+        options = {"include_bias": with_bias, "scale": scale, "precision": precision}
         kernels.head_norm(args.features, form, args.weight, args.bias, out, **options)
     else:
         reference(args, out, include_bias=with_bias, scale=scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Binary:
 def signature(kernel: Any, features: torch.dtype, constants: dict[str, Any]) -> dict[str, str]:
     """Types of a head kernel's arguments, for features of a dtype."""
     compute = "*fp64" if features == torch.float64 else "*fp32"
+    multiplied = "*bf16" if constants["PRECISION"] == "bf16" else compute
     result = {}
     for name in kernel.arg_names:
         if name in constants:
@@ -51,19 +53,26 @@ def signature(kernel: Any, features: torch.dtype, constants: dict[str, Any]) -> 
         elif name == "labels":
             result[name] = "*i64" if constants["LOSS"] == 0 else compute
         else:
-            result[name] = compute
+            result[name] = multiplied if name in ("weight", "query") else compute
     return result
 
 
-def compile_for(kernel: Any, target: str, features: torch.dtype, constants: dict[str, Any], config: Any) -> Binary:
-    """A head kernel's binary for a target, with the block sizes of a config."""
+def compile_for(
+    kernel: Any, target: str, features: torch.dtype, constants: dict[str, Any], config: Any, *, aligned: bool = False
+) -> Binary:
+    """A head kernel's binary for a target, with the block sizes of a config; aligned: for rows of multiples of 16 elements."""
     constants = {**constants, "BLOCK_N": config.rows, "BLOCK_C": config.classes, "BLOCK_D": config.width}
-    return compiled(kernel, target, signature(kernel, features, constants), constants, config)
+    types = signature(kernel, features, constants)
+    multiples = [name for name, kind in types.items() if kind.startswith("*") or name in ("width", "stride")]
+    return compiled(kernel, target, types, constants, config, multiples if aligned else [])
 
 
-def compiled(kernel: Any, target: str, types: dict[str, str], constants: dict[str, Any], config: Any) -> Binary:
-    """A kernel's binary for a target, with the warps and stages of a config."""
-    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+def compiled(
+    kernel: Any, target: str, types: dict[str, str], constants: dict[str, Any], config: Any, multiples: Sequence[str] = ()
+) -> Binary:
+    """A kernel's binary for a target, with the warps and stages of a config; multiples: arguments that 16 divides."""
+    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in multiples}
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=attributes)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     made = triton.compile(source, target=TARGETS[target], options=options)
     read = _read_hip if target.startswith("gfx") else _read_cuda
