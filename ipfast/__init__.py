@@ -7,7 +7,7 @@
 """
 
 from . import curate, losses, ops
-from .curvature import Identity
+from .curvature import CG, EKFAC, Arnoldi, DataInf, Exact, Identity, LiSSA
 from .dispatch import select_backend
 from .engines import LayerShape, select_engine, select_ensemble
 from .errors import (
@@ -30,9 +30,14 @@ from .scores import Scores
 __version__ = "0.1.0"
 
 __all__ = [
+    "CG",
+    "EKFAC",
+    "Arnoldi",
     "Checkpoints",
     "Control",
+    "DataInf",
     "Dropout",
+    "Exact",
     "ExtraSGD",
     "Final",
     "Identity",
@@ -41,6 +46,7 @@ __all__ = [
     "IpfastError",
     "IpfastWarning",
     "LayerShape",
+    "LiSSA",
     "Method",
     "MissingFileError",
     "NonFiniteError",

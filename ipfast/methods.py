@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .curvature import Identity
+from .curvature import CG, EKFAC, Arnoldi, Curvature, DataInf, Exact, Identity, LiSSA
 from .errors import InputError, InputTypeError
 from .points import Checkpoints, Dropout, ExtraSGD, Final, Points
 from .registry import Registry, check_choice
@@ -22,13 +22,13 @@ class Method:
     """
 
     points: Points = field(default_factory=Final)
-    curvature: Identity = field(default_factory=Identity)
+    curvature: Curvature = field(default_factory=Identity)
     target: str = "val"
     name: str = "custom"
 
     def __post_init__(self) -> None:
         check_choice("Method", "target", self.target, ("val", "self"))
-        if not isinstance(self.points, Points) or not isinstance(self.curvature, Identity):
+        if not isinstance(self.points, Points) or not isinstance(self.curvature, Curvature):
             raise InputTypeError(
                 "Method: expected points of ipfast.points and a curvature of ipfast.curvature; got "
                 f"{type(self.points).__name__} and {type(self.curvature).__name__}."
@@ -39,9 +39,25 @@ class Method:
                 "not factor at the head. Leave chain out."
             )
 
+        if self.target == "self" and not self.curvature.quadratics:
+            raise InputError(
+                f"Method: expected a curvature that gives self-influence, Identity, Exact, LiSSA, EKFAC, CG or Arnoldi; got "
+                f"{type(self.curvature).__name__}, which needs a query. Use target='val'."
+            )
+        if self.bent and self.points.deviation_floor is not None:
+            raise InputError(
+                "Method: expected no curvature with the loss-deviation estimator, which looks at losses and not at gradients. "
+                "Leave it out, or use ExtraSGD(estimator='gradient')."
+            )
+
     @property
     def needs_val(self) -> bool:
         return self.target == "val"
+
+    @property
+    def bent(self) -> bool:
+        """Whether there is a curvature, which is fitted to the training data."""
+        return not isinstance(self.curvature, Identity)
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,14 @@ METHODS.add("ip_ensemble", Method(points=Dropout(), name="ip_ensemble"))
 METHODS.add("tracin", Method(points=Checkpoints(), name="tracin"))
 METHODS.add("gex", Method(points=ExtraSGD(), name="gex"))
 METHODS.add("self_tracin", Method(target="self", name="self_tracin"))
+METHODS.add("exact", Method(curvature=Exact(), name="exact"))
+METHODS.add("lissa", Method(curvature=LiSSA(), name="lissa"))
+METHODS.add("datainf", Method(curvature=DataInf(), name="datainf"))
+METHODS.add("ekfac", Method(curvature=EKFAC(), name="ekfac"))
+METHODS.add("cg", Method(curvature=CG(), name="cg"))
+METHODS.add("arnoldi", Method(curvature=Arnoldi(), name="arnoldi"))
+METHODS.add("self_lissa", Method(curvature=LiSSA(), target="self", name="self_lissa"))
+METHODS.add("self_ekfac", Method(curvature=EKFAC(), target="self", name="self_ekfac"))
 METHODS.add("loss", Control("loss"))
 METHODS.add("random", Control("random"))
 

@@ -259,7 +259,9 @@ def score(
     started = time.perf_counter()
     result = Result(combine, keep_members)
     run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)
-    maker = None if stored is not None or isinstance(chosen, Control) else HeadQueryMaker(chosen, chosen_impact, validation)
+    maker = (
+        None if stored is not None or isinstance(chosen, Control) else HeadQueryMaker(chosen, chosen_impact, validation, source)
+    )
     if stored is not None and stored.terms:
         points: Iterable[Point] = [term.point for term in stored.terms]
     else:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..curvature import HeadProblem
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
 from ..points import Mask
-from ..terms import Dot
+from ..terms import Dot, Term
 from .head import Group
 from .query_maker import QueryMaker
 from .validation import Validation, cut
@@ -111,6 +112,24 @@ class HeadQueryMaker(QueryMaker[Group]):
     def _dots(self, group: Group, validation: Validation) -> list[Dot]:
         pairs = zip(group.points, self._gradients(group, validation), strict=True)
         return [Dot(point.weight, point, g, gb if group.engine.include_bias else None) for point, (g, gb) in pairs]
+
+    def _problem(self, group: Group, index: int) -> HeadProblem:
+        assert self.train is not None  # score and query have asked for it
+        member = group.members[index]
+        return HeadProblem(group.engine, self.train, (member.dense(), member.bias))
+
+    def _flat(self, term: Term) -> Tensor:
+        assert isinstance(term, Dot)
+        query = term.gradient.reshape(-1, term.gradient.shape[-2] * term.gradient.shape[-1])
+        if term.bias_gradient is not None:
+            query = torch.cat([query, term.bias_gradient.reshape(len(query), -1)], dim=1)
+        return query.double()
+
+    def _unflattened(self, term: Term, v: Tensor) -> Dot:
+        assert isinstance(term, Dot)
+        g, gb, size = term.gradient, term.bias_gradient, term.gradient.shape[-2] * term.gradient.shape[-1]
+        bias = None if gb is None else v[:, size:].reshape(gb.shape).to(gb)
+        return replace(term, gradient=v[:, :size].reshape(g.shape).to(g), bias_gradient=bias)
 
     def _gradients(self, group: Group, validation: Validation) -> list[tuple[Tensor, Tensor]]:
         """(G, G_b) of each point, [C, d] and [C], or [Q, C, d] and [Q, C]: products in the dtype of the features, sums in

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..curvature import Problem
 from ..engines.network import Parameters, gradients_of
 from ..engines.outputs import rows_of, samples
 from ..errors import InputError
 from ..losses import Loss
-from ..terms import NetworkDot
+from ..terms import NetworkDot, Term
 from .network import NetworkGroup
 from .query_maker import QueryMaker
 from .validation import Validation, cut
@@ -47,6 +49,22 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
     def _dots(self, group: NetworkGroup, validation: Validation) -> list[NetworkDot]:
         point = group.points[0]
         return [NetworkDot(point.weight, point, self._gradients(group, validation))]
+
+    def _problem(self, group: NetworkGroup, index: int) -> Problem:
+        raise InputError(
+            f"{group.job.where}: expected params='last' with {type(self.method.curvature).__name__}; got a whole network. Use "
+            "method='ip', or score the last layer."
+        )
+
+    def _flat(self, term: Term) -> Tensor:
+        assert isinstance(term, NetworkDot)
+        return torch.cat([value.flatten(1).double() for value in term.gradients.values()], dim=1)
+
+    def _unflattened(self, term: Term, v: Tensor) -> NetworkDot:
+        assert isinstance(term, NetworkDot)
+        pieces = torch.split(v, [value[0].numel() for value in term.gradients.values()], dim=1)
+        named = zip(term.gradients.items(), pieces, strict=True)
+        return replace(term, gradients={name: piece.reshape(value.shape).to(value) for (name, value), piece in named})
 
     def _gradients(self, group: NetworkGroup, validation: Validation) -> dict[str, Tensor]:
         """∇f(θ; V) by parameter name, each [Q, *shape], summed in float32 or float64."""

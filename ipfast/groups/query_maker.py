@@ -7,8 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
+from ..curvature import Factors, Problem
+from ..data import Source
 from ..errors import InputError
 from ..impacts import Impact
 from ..methods import Method
@@ -33,13 +36,14 @@ class QueryMaker(ABC, Generic[G]):
         method: what is scored.
         impact: what should improve.
         validation: V; None for target "self".
+        train: the training data, to which a curvature is fitted.
 
     Attributes:
         stats: the query's norm, M, seconds.
     """
 
-    def __init__(self, method: Method, impact: Impact, validation: Validation | None) -> None:
-        self.method, self.impact, self.validation = method, impact, validation
+    def __init__(self, method: Method, impact: Impact, validation: Validation | None, train: Source | None = None) -> None:
+        self.method, self.impact, self.validation, self.train = method, impact, validation, train
         self.stats: dict[str, Any] = {}
         self._base_loss: Tensor | None = None
 
@@ -49,7 +53,7 @@ class QueryMaker(ABC, Generic[G]):
         if self.validation is None:
             if floor is not None:
                 return [LossDeviation(point.weight, point, None, floor) for point in group.points]
-            return [Quadratic(point.weight, point, self.method.curvature) for point in group.points]
+            return [Quadratic(point.weight, point, *self._fitted(group, index)) for index, point in enumerate(group.points)]
         started = time.perf_counter()
         made: list[Term] = []
         if floor is not None:
@@ -57,10 +61,54 @@ class QueryMaker(ABC, Generic[G]):
                 self._base_loss = value.clamp(min=floor) if self._base_loss is None else self._base_loss
                 made.append(LossDeviation(point.weight, point, value - self._base_loss, floor))
         else:
-            made += self._dots(group, self.validation)
+            dots = self._dots(group, self.validation)
+            made += [self._solved(group, index, dot) for index, dot in enumerate(dots)] if self.method.bent else dots
         self.stats["impact"] = self.impact.name
         self.stats["query_seconds"] = self.stats.get("query_seconds", 0.0) + time.perf_counter() - started
         return made
+
+    def _fitted(self, group: G, index: int) -> tuple[Factors | None, Problem | None]:
+        """The curvature at a point of a group."""
+        if not self.method.bent:
+            return None, None
+        started = time.perf_counter()
+        problem = self._problem(group, index)
+        factors = self.method.curvature.fit(problem)
+        self._tell_curvature(factors, time.perf_counter() - started)
+        return factors, problem
+
+    def _solved(self, group: G, index: int, dot: Term) -> Term:
+        """The same term with H⁻¹ times its query."""
+        factors, problem = self._fitted(group, index)
+        assert factors is not None
+        assert problem is not None
+        started = time.perf_counter()
+        solved = factors.solve(self._flat(dot))
+        self.stats["curvature_seconds"] += time.perf_counter() - started
+        if not bool(torch.isfinite(solved).all()):
+            raise InputError(
+                f"{problem.where}: expected a finite solution of {type(self.method.curvature).__name__}; got NaN or infinity. "
+                "Pass a larger damping."
+            )
+        return self._unflattened(dot, solved)
+
+    def _tell_curvature(self, factors: Factors, seconds: float) -> None:
+        """Record what was fitted; the statistics are the factors' own, which tell more once they have solved."""
+        self.stats["curvature_seconds"] = self.stats.get("curvature_seconds", 0.0) + seconds
+        known = self.stats.setdefault("curvature", [])
+        known.append({"name": type(self.method.curvature).__name__, "of": factors.stats})
+
+    @abstractmethod
+    def _problem(self, group: G, index: int) -> Problem:
+        """The training loss at a point of a group."""
+
+    @abstractmethod
+    def _flat(self, term: Term) -> Tensor:
+        """The query of a term as flat vectors [Q, P], float64."""
+
+    @abstractmethod
+    def _unflattened(self, term: Term, v: Tensor) -> Term:
+        """The term with another query."""
 
     @abstractmethod
     def _losses(self, group: G, validation: Validation) -> Tensor:
