@@ -7,7 +7,7 @@
 """
 
 from . import curate, losses, ops
-from .curvature import CG, EKFAC, Arnoldi, DataInf, Exact, Identity, LiSSA
+from .curvature import CG, EKFAC, Arnoldi, DataInf, Exact, Identity, LiSSA, Source
 from .dispatch import select_backend
 from .engines import LayerShape, select_engine, select_ensemble
 from .errors import (
@@ -21,7 +21,7 @@ from .errors import (
 )
 from .methods import Control, Method
 from .ops import dropout_mask
-from .points import Checkpoints, Dropout, ExtraSGD, Final
+from .points import Checkpoints, Dropout, ExtraSGD, Final, Segments
 from .query import Query, query
 from .score import score
 from .scorer import Scorer
@@ -53,6 +53,8 @@ __all__ = [
     "Query",
     "Scorer",
     "Scores",
+    "Segments",
+    "Source",
     "UnavailableError",
     "__version__",
     "curate",

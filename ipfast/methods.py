@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .curvature import CG, EKFAC, Arnoldi, Curvature, DataInf, Exact, Identity, LiSSA
+from .curvature import CG, EKFAC, Arnoldi, Curvature, DataInf, Exact, Identity, LiSSA, Source
 from .errors import InputError, InputTypeError
-from .points import Checkpoints, Dropout, ExtraSGD, Final, Points
+from .points import Checkpoints, Dropout, ExtraSGD, Final, Points, Segments
 from .registry import Registry, check_choice
 
 
@@ -43,6 +43,11 @@ class Method:
             raise InputError(
                 f"Method: expected a curvature that gives self-influence, Identity, Exact, LiSSA, EKFAC, CG or Arnoldi; got "
                 f"{type(self.curvature).__name__}, which needs a query. Use target='val'."
+            )
+        if isinstance(self.curvature, Source) != isinstance(self.points, Segments):
+            raise InputError(
+                "Method: expected points=ipfast.Segments(...) and curvature=ipfast.Source() together, since both describe a "
+                f"training run; got {type(self.points).__name__} and {type(self.curvature).__name__}."
             )
         if self.bent and self.points.deviation_floor is not None:
             raise InputError(
@@ -89,6 +94,7 @@ METHODS.add("datainf", Method(curvature=DataInf(), name="datainf"))
 METHODS.add("ekfac", Method(curvature=EKFAC(), name="ekfac"))
 METHODS.add("cg", Method(curvature=CG(), name="cg"))
 METHODS.add("arnoldi", Method(curvature=Arnoldi(), name="arnoldi"))
+METHODS.add("tda", Method(points=Segments(), curvature=Source(), name="tda"))
 METHODS.add("self_lissa", Method(curvature=LiSSA(), target="self", name="self_lissa"))
 METHODS.add("self_ekfac", Method(curvature=EKFAC(), target="self", name="self_ekfac"))
 METHODS.add("loss", Control("loss"))

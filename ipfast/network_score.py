@@ -139,10 +139,16 @@ class NetworkRun:
             sources = {"val": val, **{argument: (source,) for argument, source in train.items()}}
             check_network(self.job.where, self.job.network, sources)
 
+    def _prepare(self) -> None:
+        """What needs all points before the first."""
+        if self.maker is not None:
+            self.maker.prepare(lambda: self.groups(None))
+
     def query_terms(self) -> list[Term]:
         """The term of each point."""
         self._look_ahead()
         made: list[Term] = []
+        self._prepare()
         for group in self.groups(None) if self.maker is not None else ():
             with group.entered():
                 made += [] if self.maker is None else self.maker.terms(group)
@@ -153,6 +159,8 @@ class NetworkRun:
         require_array_labels(self.job.where, "train", source)
         self._look_ahead(train=source)
         scorers = []
+        if stored is None:
+            self._prepare()
         for index, group in enumerate(self.groups(stored)):
             with group.entered():
                 if stored is not None:

@@ -347,6 +347,7 @@ def build_query(
         return Query((), method, *about, {}, queries=names, tokens=engine.tokens)
     maker = HeadQueryMaker(method, impact, validation, train)
     terms: list[Term] = []
+    maker.prepare(lambda: groups(engine, method.points.points(trainable(engine))))
     for group in groups(engine, method.points.points(trainable(engine))):
         terms += [_pinned(term) for term in maker.terms(group)]
     return Query(

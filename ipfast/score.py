@@ -266,6 +266,8 @@ def score(
         points: Iterable[Point] = [term.point for term in stored.terms]
     else:
         points = chosen.points.points(trainable(head_engine)) if isinstance(chosen, Method) else Final().points()
+    if maker is not None and isinstance(chosen, Method):
+        maker.prepare(lambda: groups(head_engine, chosen.points.points(trainable(head_engine))))
     for group in groups(head_engine, points):
         if not aggregate and validation is not None:
             run.add_pairs(group, Pairwise(group, validation))

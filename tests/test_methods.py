@@ -14,7 +14,7 @@ def test_every_row_has_its_name_and_is_given_by_it(name):
 
 
 def test_the_table():
-    free, bent = ["ip", "ip_ensemble", "tracin", "gex"], ["exact", "lissa", "datainf", "ekfac", "cg", "arnoldi"]
+    free, bent = ["ip", "ip_ensemble", "tracin", "gex"], ["exact", "lissa", "datainf", "ekfac", "cg", "arnoldi", "tda"]
     selves = ["self_lissa", "self_ekfac"]
     assert list(METHODS) == [*free, "self_tracin", *bent, *selves, "loss", "random"]
     assert {name for name in METHODS if METHODS.get("test", name).needs_val} == {*free, *bent}

@@ -13,6 +13,7 @@ from .exact import Exact
 from .head_problem import HeadProblem
 from .identity import Identity
 from .lissa import LiSSA
+from .source import Source
 
 __all__ = [
     "CG",
@@ -27,4 +28,5 @@ __all__ = [
     "Identity",
     "LiSSA",
     "Problem",
+    "Source",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,15 +43,32 @@ class EKFAC(Curvature):
         check_number("EKFAC", "damping", self.damping)
 
     def fit(self, problem: Problem) -> EKFACFactors:
-        bases = [
-            Basis(_vectors(outputs, problem.where, layer), _vectors(inputs, problem.where, layer))
-            for layer, (outputs, inputs) in zip(
-                problem.layers, problem.covariances(empirical=self.empirical, seed=self.seed), strict=True
-            )
-        ]
-        moments = problem.second_moments(bases, empirical=self.empirical, seed=self.seed)
-        rest = problem.rest_moments(empirical=self.empirical, seed=self.seed)
+        return self.fit_mean(lambda: [problem])
+
+    def fit_mean(self, problems: Callable[[], Iterable[Problem]]) -> EKFACFactors:
+        """Of covariances, and then second moments, averaged over several problems of the same parameters."""
+        options: dict[str, Any] = {"empirical": self.empirical, "seed": self.seed}
+        covariances = _mean([matrix for pair in problem.covariances(**options) for matrix in pair] for problem in problems())
+        bases: list[Basis] = []
+        found: list[list[Tensor]] = []
+        for problem in problems():
+            if not bases:
+                for index, layer in enumerate(problem.layers):
+                    outputs, inputs = covariances[2 * index : 2 * index + 2]
+                    bases.append(Basis(_vectors(outputs, problem.where, layer), _vectors(inputs, problem.where, layer)))
+            found.append([*problem.second_moments(bases, **options), problem.rest_moments(**options)])
+        *moments, rest = _mean(found)
         return EKFACFactors(problem.layers, bases, moments, _loose(problem), rest, self.damping, problem.where)
+
+
+def _mean(several: Iterable[list[Tensor]]) -> list[Tensor]:
+    """The mean of lists of tensors, one by one."""
+    total: list[Tensor] = []
+    count = 0
+    for values in several:
+        total = [a + b for a, b in zip(total, values, strict=True)] if total else values
+        count += 1
+    return [value / count for value in total]
 
 
 def _vectors(covariance: Tensor, where: str, layer: Kronecker) -> Tensor:
@@ -89,13 +106,20 @@ class EKFACFactors(Factors):
         self.stats: dict[str, Any] = {"damping": dict(zip(names, [*self.dampings, *self.loose_dampings], strict=True))}
 
     def solve(self, v: Tensor) -> Tensor:
-        out = torch.zeros_like(v, dtype=torch.float64)
-        for layer, basis, moment, damping in zip(self.layers, self.bases, self.moments, self.dampings, strict=True):
-            matrix = layer.matrix(v.double())
-            rotated = basis.output.T @ matrix @ basis.input / (moment + damping)
+        dampings = [*self.dampings, *self.loose_dampings]
+        return self._applied(v, [lambda values, damping=damping: 1 / (values + damping) for damping in dampings])  # type: ignore[misc]
+
+    def apply(self, v: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """f(H) v, with f of the eigenvalues, which are not damped."""
+        return self._applied(v, [function] * (len(self.layers) + len(self.loose)))
+
+    def _applied(self, v: Tensor, functions: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+        v, out = v.double(), torch.zeros_like(v, dtype=torch.float64)
+        for layer, basis, moment, function in zip(self.layers, self.bases, self.moments, functions, strict=False):
+            rotated = (basis.output.T @ layer.matrix(v) @ basis.input) * function(moment)
             layer.write(basis.output @ rotated @ basis.input.T, out)
-        for part, damping in zip(self.loose, self.loose_dampings, strict=True):
-            out[:, part.place] = v[:, part.place].double() / (self.rest[part.place] + damping)
+        for part, function in zip(self.loose, functions[len(self.layers) :], strict=True):
+            out[:, part.place] = v[:, part.place] * function(self.rest[part.place])
         return out
 
     def quadratic(self, gradients: Gradients) -> Tensor:

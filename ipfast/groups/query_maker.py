@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..curvature import Factors, Problem
-from ..data import Source
+from .. import data
+from ..curvature import Factors, Problem, Source
 from ..errors import InputError
 from ..impacts import Impact
 from ..methods import Method
-from ..points import Point
+from ..points import Point, Segments
 from ..terms import LossDeviation, Quadratic, Term
 from .validation import Validation
 
@@ -42,20 +44,51 @@ class QueryMaker(ABC, Generic[G]):
         stats: the query's norm, M, seconds.
     """
 
-    def __init__(self, method: Method, impact: Impact, validation: Validation | None, train: Source | None = None) -> None:
+    def __init__(self, method: Method, impact: Impact, validation: Validation | None, train: data.Source | None = None) -> None:
         self.method, self.impact, self.validation, self.train = method, impact, validation, train
         self.stats: dict[str, Any] = {}
         self._base_loss: Tensor | None = None
+        self._ahead: list[Term] = []  # of the points to come, where all of them are needed for the first
+
+    def prepare(self, groups: Callable[[], Iterator[G]]) -> None:
+        """Make, before any group is met, what needs all points at once; `groups` goes through them anew with each call."""
+        curvature, points = self.method.curvature, self.method.points
+        if not isinstance(curvature, Source) or not isinstance(points, Segments):
+            return
+        started = time.perf_counter()
+        assert self.validation is not None  # Source has no self-influence
+        *_, group = groups()  # the trained model is the last of all
+        last = self._dots(group, self.validation)[-1]
+        times = points.times()
+        segments = [partial(self._problems, groups, number) for number in range(len(times))]
+        factors = [curvature.fit_segment(problems) for problems in segments]
+        queries, about = curvature.unrolled(factors, times, self._flat(last))
+        self.stats["curvature"] = [{"name": "Source", "of": {"segments": about}}]
+        self._ahead = [
+            replace(self._unflattened(last, queries[point.segment]), point=point, weight=point.weight)
+            for group in groups()
+            for point in group.points
+        ]
+        self.stats["curvature_seconds"] = time.perf_counter() - started
+
+    def _problems(self, groups: Callable[[], Iterator[G]], segment: int) -> Iterator[Problem]:
+        for group in groups():
+            for index, point in enumerate(group.points):
+                if point.segment == segment:
+                    yield self._problem(group, index)
 
     def terms(self, group: G) -> list[Term]:
         """The term of each point of a group."""
+        if self._ahead:
+            made, self._ahead = self._ahead[: len(group.points)], self._ahead[len(group.points) :]
+            return made
         floor = self.method.points.deviation_floor
         if self.validation is None:
             if floor is not None:
                 return [LossDeviation(point.weight, point, None, floor) for point in group.points]
             return [Quadratic(point.weight, point, *self._fitted(group, index)) for index, point in enumerate(group.points)]
         started = time.perf_counter()
-        made: list[Term] = []
+        made = []
         if floor is not None:
             for point, value in zip(group.points, self._losses(group, self.validation), strict=True):
                 self._base_loss = value.clamp(min=floor) if self._base_loss is None else self._base_loss
