@@ -36,27 +36,28 @@ class DataInf(Curvature):
 
 
 class DataInfFactors(Factors):
-    """λ_l of each parameter tensor."""
+    """λ_l of each parameter tensor, known after the first solve."""
 
     def __init__(self, about: DataInf, problem: Problem) -> None:
-        self.problem = problem
-        squares = torch.zeros(len(problem.parts), dtype=torch.float64, device=problem.device)
-        for block in problem.gradients():
-            squares += block.squares().double().sum(dim=0)
-        sizes = torch.tensor([part.size for part in problem.parts], dtype=torch.float64, device=problem.device)
-        self.damping = about.damping * squares / (problem.samples * sizes)
-        self.stats: dict[str, Any] = {"damping": self.damping.tolist()}
+        self.about, self.problem = about, problem
+        self.stats: dict[str, Any] = {}
 
     def solve(self, v: Tensor) -> Tensor:
         problem = self.problem
         v = v.double()
-        met = torch.zeros_like(v)
+        # λ is a mean over all samples: their products are kept until it is known, two numbers a sample, query and tensor.
+        dots, squares = [], []
         for block in problem.gradients():
+            dots.append(block.dots(v).double())
+            squares.append(block.squares().double())
+        sizes = torch.tensor([part.size for part in problem.parts], dtype=torch.float64, device=problem.device)
+        damping = self.about.damping * torch.stack([each.sum(dim=0) for each in squares]).sum(dim=0) / (problem.samples * sizes)
+        self.stats["damping"] = damping.tolist()
+        met = torch.zeros_like(v)
+        for block, dot, square in zip(problem.gradients(), dots, squares, strict=True):
             # A tensor that no sample moves has λ = 0 and gradients of zero: its query meets nothing.
-            shrunk = (self.damping + block.squares().double()).clamp(min=torch.finfo(torch.float64).tiny)
-            met += block.weighted(block.dots(v).double() / shrunk[:, None])
+            met += block.weighted(dot / (damping + square).clamp(min=torch.finfo(torch.float64).tiny)[:, None])
         out = v - met / problem.samples
-        for index, part in enumerate(problem.parts):
-            weight = float(self.damping[index])
+        for part, weight in zip(problem.parts, damping.tolist(), strict=True):
             out[:, part.place] *= 1 / weight if weight > 0 else 0.0
         return out

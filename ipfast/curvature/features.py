@@ -13,8 +13,8 @@ from ..data import ArraySource, Source
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
 
-ROWS = 2048
-"""Rows at once: their features stay in the cache from one product to the next."""
+ROWS = 8192
+"""Rows at once: enough that the small operations between the products cost little."""
 HELD_BYTES = 2 * 2**30
 """Features of a backbone that are kept in memory; more go to a temporary file."""
 

@@ -62,54 +62,61 @@ class HeadProblem(Problem):
             self.penalised[scored_bias] = 0  # as scikit-learn and most who fit a penalty by hand
         self._kept: list[tuple[Tensor, Tensor | None]] = []
         self._complete = False
+        self._residuals: list[Tensor] = []
 
     @property
     def samples(self) -> int:
         return self.rows.samples
 
     def hessian(self, v: Tensor, *, ggn: bool = False) -> Tensor:
-        matrix = v[:, self.parts[0].place].reshape(len(v), self.outputs, self.width)
-        shift = v[:, self.parts[1].place] if len(self.parts) > 1 else None
-        out = torch.zeros(len(v) * self.outputs, self.width, dtype=torch.float64, device=self.device)
-        out_bias = torch.zeros(len(v), self.outputs, dtype=torch.float64, device=self.device)
-        stacked: Tensor | None = None
-        for h, diagonal, rank in self._curvatures():
-            if stacked is None or stacked.device != h.device:
-                stacked = matrix.reshape(-1, self.width).to(h).T.contiguous()
-                shifts = None if shift is None else shift.reshape(-1).to(h)
-            a = (h @ stacked if shifts is None else torch.addmm(shifts, h, stacked)).view(len(h), len(v), self.outputs)
-            t = diagonal[:, None] * a
-            if rank is not None:
-                t -= rank[:, None] * (rank[:, None] * a).sum(dim=2, keepdim=True)
-            flat = t.view(len(h), -1)
-            out += (flat.T @ h).to(out)
+        shift = v[:, self.parts[1].place].reshape(-1, 1) if self._ones else None
+        stacked = v[:, self.parts[0].place].reshape(-1, self.width)
+        out = torch.zeros_like(stacked, dtype=torch.float64)
+        out_bias = torch.zeros(len(stacked), dtype=torch.float64, device=self.device)
+        for h, _, diagonal, rank in self._curvatures():
+            a = stacked.to(h) @ h.T
             if shift is not None:
-                out_bias += flat.sum(dim=0).view(len(v), -1).to(out)
+                a += shift.to(a)
+            a = a.view(len(v), self.outputs, -1)
+            t = diagonal * a
+            if rank is not None:
+                t -= rank * (rank * a).sum(dim=1, keepdim=True)
+            flat = t.view(len(stacked), -1)
+            out += (flat @ h).to(out)
+            if shift is not None:
+                out_bias += flat.sum(dim=1).to(out_bias)
         whole = out.view(len(v), -1)
-        return (whole if shift is None else torch.cat([whole, out_bias], dim=1)).div_(self.samples)
+        return (torch.cat([whole, out_bias.view(len(v), -1)], dim=1) if self._ones else whole).div_(self.samples)
 
     def trace(self, *, ggn: bool = False) -> float:
         total = 0.0
-        for h, diagonal, rank in self._curvatures():
-            each = diagonal.sum(dim=1) - (0 if rank is None else rank.square().sum(dim=1))
-            total += float((each * (h.square().sum(dim=1) + self._ones)).double().sum())
+        for h, _, diagonal, rank in self._curvatures():
+            each = diagonal.sum(dim=0) - (0 if rank is None else rank.square().sum(dim=0))
+            total += float((each * (_squares(h) + self._ones)).double().sum())
         return total / self.samples
 
     def gradients(self) -> Iterator[Gradients]:
         self._refuse_tokens()
-        for h, y, _ in self._blocks():
-            yield self.block(h, y)
+        kept, size = [], 0
+        for index, (h, y, _) in enumerate(self._blocks()):
+            block = HeadGradients(self, h, y, self._residuals[index] if self._residuals else None)
+            yield block
+            size += block.r.nbytes
+            if size <= KEPT_BYTES:
+                kept.append(block.r)
+        if size <= KEPT_BYTES:
+            self._residuals = kept
 
     def block(self, inputs: Any, labels: Any) -> Gradients:
         h = inputs.to(torch.float64 if inputs.dtype == torch.float64 else torch.float32)
-        return HeadGradients(self, h, self.loss.residual(self._logits(h), labels))
+        return HeadGradients(self, h, labels)
 
     def covariances(self, *, empirical: bool, seed: int) -> list[tuple[Tensor, Tensor]]:
         self._refuse_tokens()
         inputs = torch.zeros(self.layers[0].columns, self.layers[0].columns, dtype=torch.float64, device=self.device)
         outputs = torch.zeros(self.outputs, self.outputs, dtype=torch.float64, device=self.device)
         d = self.width
-        for h, y, diagonal, rank in self._with_labels():
+        for h, y, diagonal, rank in self._curvatures():
             inputs[:d, :d] += (h.T @ h).to(inputs)
             if self._ones:
                 sums = h.sum(dim=0).to(inputs)
@@ -117,26 +124,26 @@ class HeadProblem(Problem):
                 inputs[:d, d] += sums
                 inputs[d, d] += len(h)
             if empirical:
-                r = self.loss.residual(self._logits(h), y)
-                outputs += (r.T @ r).to(outputs)
+                r = self._residual(h, y)
+                outputs += (r @ r.T).to(outputs)
             else:
-                outputs += diagonal.sum(dim=0).diag().to(outputs)
+                outputs += diagonal.sum(dim=1).diag().to(outputs)
                 if rank is not None:
-                    outputs -= (rank.T @ rank).to(outputs)
+                    outputs -= (rank @ rank.T).to(outputs)
         return [(outputs / self.samples, inputs / self.samples)]
 
     def second_moments(self, bases: Sequence[Basis], *, empirical: bool, seed: int) -> list[Tensor]:
         (basis,) = bases
         total = torch.zeros(self.outputs, self.layers[0].columns, dtype=torch.float64, device=self.device)
-        squared = basis.output.square()
-        for h, y, diagonal, rank in self._with_labels():
+        turned = basis.output.T
+        for h, y, diagonal, rank in self._curvatures():
             if empirical:
-                m = (self.loss.residual(self._logits(h), y) @ basis.output.to(h)).square()
+                m = (turned.to(h) @ self._residual(h, y)).square()
             else:
-                m = diagonal @ squared.to(h)
+                m = turned.square().to(h) @ diagonal
                 if rank is not None:
-                    m -= (rank @ basis.output.to(h)).square()
-            total += (m.T @ self._rotated(h, basis.input)).to(total)
+                    m -= (turned.to(h) @ rank).square()
+            total += (m @ self._rotated(h, basis.input)).to(total)
         return [total / self.samples]
 
     def rest_moments(self, *, empirical: bool, seed: int) -> Tensor:
@@ -146,15 +153,15 @@ class HeadProblem(Problem):
         """C² blocks Hᵀ diag(∂²ℓ/∂z_c ∂z_c') H, of which the lower ones are mirrored."""
         columns, c = self.layers[0].columns, self.outputs
         total = torch.zeros(c, columns, c, columns, dtype=torch.float64, device=self.device)
-        for h, diagonal, rank in self._curvatures():
+        for h, _, diagonal, rank in self._curvatures():
             full = (torch.cat([h, h.new_ones(len(h), 1)], dim=1) if self._ones else h).double()
             for first in range(c):
                 for second in range(first + 1):
                     each = torch.zeros(len(h), dtype=torch.float64, device=h.device)
                     if first == second:
-                        each += diagonal[:, first]
+                        each += diagonal[first]
                     if rank is not None:
-                        each -= rank[:, first].double() * rank[:, second].double()
+                        each -= rank[first].double() * rank[second].double()
                     total[first, :, second] += (full.T @ (each[:, None] * full)).to(total)
         for first in range(c):
             for second in range(first):
@@ -177,22 +184,23 @@ class HeadProblem(Problem):
     def _logits(self, h: Tensor) -> Tensor:
         return self.engine.logits(h, at=(self.weight, self.bias))
 
-    def _curvatures(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """(h, D, v) of each block, D and v times the shares of tokens."""
-        for h, _, diagonal, rank in self._with_labels():
-            yield h, diagonal, rank
+    def _residual(self, h: Tensor, y: Tensor) -> Tensor:
+        """r [C, B] of a block."""
+        return self.loss.residual(self._logits(h), y).T.contiguous()
 
-    def _with_labels(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-        """(h, labels, D, v) of each block; D and v are kept from the first pass on, where they fit."""
+    def _curvatures(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """(h, labels, D [C, B], v [C, B]) of each block, D and v times the shares of tokens; they are kept from the first pass
+        on, where they fit."""
         kept, size = [], 0
         for index, (h, y, shares) in enumerate(self._blocks()):
             if self._complete:
                 yield h, y, *self._kept[index]
                 continue
             diagonal, rank = self.loss.hessian(self._logits(h), y)
+            diagonal, rank = diagonal.T.contiguous(), None if rank is None else rank.T.contiguous()
             if shares is not None:
-                diagonal = diagonal * shares[:, None].to(diagonal)
-                rank = None if rank is None else rank * shares[:, None].sqrt().to(rank)
+                diagonal *= shares.to(diagonal)
+                rank = None if rank is None else rank * shares.sqrt().to(rank)
             size += diagonal.nbytes * (1 if rank is None else 2)
             if size <= KEPT_BYTES:
                 kept.append((diagonal, rank))
@@ -215,46 +223,66 @@ class HeadProblem(Problem):
 
 
 class HeadGradients(Gradients):
-    """g_i = r_i h̄_iᵀ of a block."""
+    """g_i = r_i h̄_iᵀ of a block.
 
-    def __init__(self, problem: HeadProblem, h: Tensor, r: Tensor) -> None:
-        self.problem, self.h, self.r, self.count = problem, h, r, len(h)
+    Args:
+        r: residuals [C, B], where they are known.
+    """
+
+    def __init__(self, problem: HeadProblem, h: Tensor, y: Tensor, r: Tensor | None = None) -> None:
+        self.problem, self.h, self.y, self.count = problem, h, y, len(h)
+        self._r = r
+
+    @property
+    def r(self) -> Tensor:
+        if self._r is None:
+            self._r = self.problem._residual(self.h, self.y)
+        return self._r
 
     def dots(self, v: Tensor) -> Tensor:
-        p, h, r = self.problem, self.h, self.r
-        matrix = v[:, p.parts[0].place].reshape(len(v) * p.outputs, p.width).to(h)
-        u = (h @ matrix.T).view(self.count, len(v), p.outputs)
-        parts = [(u * r[:, None]).sum(dim=2)]
-        if len(p.parts) > 1:
-            parts.append(r @ v[:, p.parts[1].place].to(r).T)
+        p, h = self.problem, self.h
+        matrix = v[:, p.parts[0].place].reshape(-1, p.width).to(h)
+        if self._r is None:
+            # One product with both: the features are read once.
+            zu = torch.cat([p.weight.to(h), matrix]) @ h.T
+            z = zu[: p.outputs] if p.bias is None else zu[: p.outputs].add_(p.bias.to(h)[:, None])
+            self._r, u = p.loss.residual(z.T.contiguous(), self.y).T.contiguous(), zu[p.outputs :]
+        else:
+            u = matrix @ h.T
+        parts = [torch.linalg.vecdot(u.view(len(v), p.outputs, -1), self.r, dim=1).T]
+        if p._ones:
+            parts.append((v[:, p.parts[1].place].to(h) @ self.r).T)
         return torch.stack(parts, dim=2)
 
     def squares(self) -> Tensor:
-        each = self.r.square().sum(dim=1)
-        parts = [each * self.h.square().sum(dim=1)] + ([each] if len(self.problem.parts) > 1 else [])
-        return torch.stack(parts, dim=1)
+        each = self.r.square().sum(dim=0)
+        return torch.stack([each * _squares(self.h)] + ([each] if self.problem._ones else []), dim=1)
 
     def weighted(self, c: Tensor) -> Tensor:
-        p = self.problem
-        out = torch.zeros(c.shape[1], p.size, dtype=torch.float64, device=p.device)
-        scaled = (c[:, :, 0, None].to(self.r) * self.r[:, None]).view(self.count, -1)
-        out[:, p.parts[0].place] = (scaled.T @ self.h).view(c.shape[1], -1).to(out)
-        if len(p.parts) > 1:
-            out[:, p.parts[1].place] = (c[:, :, 1].to(self.r).T @ self.r).to(out)
-        return out
+        p, r = self.problem, self.r
+        scaled = (c[:, :, 0].T.to(r)[:, None] * r).reshape(-1, self.count)
+        out = (scaled @ self.h).double().view(c.shape[1], -1)
+        return torch.cat([out, (c[:, :, 1].T.to(r) @ r.T).double()], dim=1) if p._ones else out
 
     def dense(self) -> Iterator[Tensor]:
         p = self.problem
         size = max(1, DENSE_BYTES // (8 * p.size))
         for first in range(0, self.count, size):
-            r, h = self.r[first : first + size], self.h[first : first + size]
+            r, h = self.r[:, first : first + size].T, self.h[first : first + size]
             outer = (r[:, :, None] * h[:, None, :]).flatten(1)
-            yield (torch.cat([outer, r], dim=1) if len(p.parts) > 1 else outer).double()
+            yield (torch.cat([outer, r], dim=1) if p._ones else outer).double()
 
     def rotated(self, layer: int, basis: Basis, scale: Tensor) -> Tensor:
-        m = (self.r @ basis.output.to(self.r)).square()
+        m = (basis.output.T.to(self.r) @ self.r).square()
         rotated = self.problem._rotated(self.h, basis.input)
-        return ((m @ scale.to(m)) * rotated).sum(dim=1)
+        found: Tensor = torch.linalg.vecdot(m.T @ scale.to(m), rotated)
+        return found
 
     def scaled_squares(self, scale: Tensor) -> Tensor:
-        return self.r.new_zeros(self.count)  # the head is a layer
+        return self.h.new_zeros(self.count)  # the head is a layer
+
+
+def _squares(h: Tensor) -> Tensor:
+    """‖h‖² [B], without a copy of h."""
+    norms: Tensor = torch.linalg.vector_norm(h, dim=1)
+    return norms.square()
