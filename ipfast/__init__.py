@@ -19,7 +19,7 @@ from .errors import (
     NonFiniteError,
     UnavailableError,
 )
-from .methods import Control, Method
+from .methods import Control, Method, combinations
 from .ops import dropout_mask
 from .points import Checkpoints, Dropout, ExtraSGD, Final, Segments
 from .query import Query, query
@@ -57,6 +57,7 @@ __all__ = [
     "Source",
     "UnavailableError",
     "__version__",
+    "combinations",
     "curate",
     "dropout_mask",
     "losses",

@@ -101,6 +101,27 @@ METHODS.add("loss", Control("loss"))
 METHODS.add("random", Control("random"))
 
 
+def combinations() -> list[tuple[type[Points], type[Curvature], str]]:
+    """All (points, curvature, target) that have a meaning together.
+
+    Every choice of points goes with every curvature, but Segments and Source with each other only; target "self" is of the
+    curvatures that give self-influence.
+
+    >>> len({points for points, _, _ in combinations()})
+    5
+    """
+    points: list[type[Points]] = [Final, Checkpoints, Dropout, ExtraSGD]
+    bends: list[type[Curvature]] = [Identity, Exact, LiSSA, DataInf, EKFAC, CG, Arnoldi]
+    found = [
+        (at, bend, target)
+        for at in points
+        for bend in bends
+        for target in ("val", "self")
+        if target == "val" or bend.quadratics
+    ]
+    return [*found, (Segments, Source, "val")]
+
+
 def get_method(where: str, method: Any) -> Method | Control:
     """The method called `method`, or the object itself."""
     if isinstance(method, (Method, Control)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dense import Dense, eye
 from problems import linear_problem, network_problem
 from tolerances import SOLVE_RELATIVE, assert_relative, assert_relative_to_largest
 from torch import Tensor, nn
@@ -20,45 +21,6 @@ LOSSES: dict[str, Loss] = {
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES)
 DAMPING = 0.03
-
-
-def _eye(size: int) -> Tensor:
-    return torch.eye(size, dtype=torch.float64)
-
-
-class Dense:
-    """Gradients [N, P] and the Hessian [P, P] of a head, by autograd, parameters in the order (W, b)."""
-
-    def __init__(self, problem, loss: Loss, bias: bool = True) -> None:
-        self.head, self.loss = problem.head, loss
-        self.names = ["weight", "bias"] if bias else ["weight"]
-        self.x, self.y = problem.x, problem.y
-        self.g = self.gradients(problem.x, problem.y)
-        self.v = self.gradients(problem.x_val, problem.y_val).mean(dim=0)
-        theta = torch.cat([getattr(self.head, name).detach().flatten() for name in self.names])
-        self.hessian = torch.autograd.functional.hessian(self.mean_loss, theta)
-        self.size = len(theta)
-        self.parts = [slice(0, self.head.weight.numel())] + [slice(self.head.weight.numel(), self.size)] * bias
-
-    def _logits(self, theta: Tensor, x: Tensor) -> Tensor:
-        c, d = self.head.weight.shape
-        bias = theta[c * d :] if len(self.names) > 1 else self.head.bias.detach()
-        return x @ theta[: c * d].view(c, d).T + bias
-
-    def mean_loss(self, theta: Tensor) -> Tensor:
-        return self.loss.value(self._logits(theta, self.x), self.y).mean()
-
-    def gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        theta = torch.cat([getattr(self.head, name).detach().flatten() for name in self.names])
-        rows = []
-        for i in range(len(x)):
-            leaf = theta.clone().requires_grad_()
-            value = self.loss.value(self._logits(leaf, x[i : i + 1]), y[i : i + 1]).sum()
-            rows.append(torch.autograd.grad(value, leaf)[0])
-        return torch.stack(rows)
-
-    def eye(self, factor: float) -> Tensor:
-        return factor * _eye(self.size)
 
 
 def problem_of(loss: str):
@@ -86,7 +48,7 @@ def test_exact_counts_the_penalty_of_the_sum_loss_on_weights_alone(loss):
     problem, penalty = problem_of(loss), 2.5
     dense = Dense(problem, LOSSES[loss])
     matrix = dense.hessian.clone()
-    matrix[dense.parts[0], dense.parts[0]] += penalty / len(problem.x) * _eye(problem.head.weight.numel())
+    matrix[dense.parts[0], dense.parts[0]] += penalty / len(problem.x) * eye(problem.head.weight.numel())
     q = torch.linalg.pinv(matrix, hermitian=True, rtol=1e-11) @ dense.v
     assert_relative(scores(problem, loss, ipfast.Exact(l2=penalty)), dense.g @ q, SOLVE_RELATIVE)
 
@@ -150,7 +112,7 @@ def test_lissa_with_the_fisher_matrix_of_each_tensor(loss):
     truth = torch.zeros(len(dense.g), dtype=torch.float64)
     for part in dense.parts:
         g, v = dense.g[:, part], dense.v[part]
-        matrix = g.T @ g / len(g) + 0.1 * g.square().mean() * _eye(g.shape[1])
+        matrix = g.T @ g / len(g) + 0.1 * g.square().mean() * eye(g.shape[1])
         r = v.clone()
         for _ in range(10):
             r = v + r - matrix @ r
@@ -188,7 +150,7 @@ def fisher_gradients(dense: Dense) -> tuple[Tensor, Tensor]:
     z = dense.x @ dense.head.weight.detach().T + dense.head.bias.detach()
     p = z.softmax(dim=1)
     c = z.shape[1]
-    r = (p[:, None, :] - _eye(c)).reshape(-1, c)
+    r = (p[:, None, :] - eye(c)).reshape(-1, c)
     full = torch.cat([dense.x, torch.ones(len(dense.x), 1, dtype=torch.float64)], dim=1).repeat_interleave(c, dim=0)
     return r[:, :, None] * full[:, None, :], p.reshape(-1) / len(dense.x)
 
@@ -288,7 +250,7 @@ def test_self_lissa_of_samples_alone_is_the_series_of_one_sample():
     truth = torch.zeros(len(dense.g), dtype=torch.float64)
     for part in dense.parts:
         for i, g in enumerate(dense.g[:, part]):
-            matrix = torch.outer(g, g) + 0.1 * g.square().mean() * _eye(len(g))
+            matrix = torch.outer(g, g) + 0.1 * g.square().mean() * eye(len(g))
             r = g.clone()
             for _ in range(10):
                 r = g + r - matrix @ r
