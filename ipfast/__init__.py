@@ -6,7 +6,7 @@
 >>> # keep = ipfast.curate.trim(scores, 0.05)            indices to train on again
 """
 
-from . import curate, losses, ops
+from . import curate, impacts, losses, ops
 from .curvature import Identity
 from .dispatch import select_backend
 from .engines import LayerShape, select_engine, select_ensemble
@@ -19,6 +19,7 @@ from .errors import (
     NonFiniteError,
     UnavailableError,
 )
+from .impacts import Adversarial, Counterfactual, DemographicParity, EqualOpportunity
 from .methods import Control, Method
 from .ops import dropout_mask
 from .points import Checkpoints, Dropout, ExtraSGD, Final
@@ -30,9 +31,13 @@ from .scores import Scores
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adversarial",
     "Checkpoints",
     "Control",
+    "Counterfactual",
+    "DemographicParity",
     "Dropout",
+    "EqualOpportunity",
     "ExtraSGD",
     "Final",
     "Identity",
@@ -51,6 +56,7 @@ __all__ = [
     "__version__",
     "curate",
     "dropout_mask",
+    "impacts",
     "losses",
     "ops",
     "query",
