@@ -30,7 +30,8 @@ AUTOCAST_RELATIVE = 0.05
 """Largest difference between a network's scores under bf16 autocast and in float32, of the largest score: eight bits, through
 a few layers forward and backward."""
 MASK_P_VALUE = 1e-4
-"""Smallest p-value of a test of a mask's distribution. Masks are reproducible, so a test that passes goes on passing."""
+"""Smallest p-value of a test of the distribution of masks, or of draws. Both are reproducible, so a test that passes goes on
+passing."""
 MAPPED_MEMORY = 150 * 2**20
 """Bytes by which scoring a memory-mapped file may raise the peak resident memory, whatever the file's size."""
 

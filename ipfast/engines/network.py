@@ -106,11 +106,11 @@ class Network:
             nonlocal calls
             calls += 1
             assert isinstance(module, nn.Linear)
-            with torch.no_grad():
-                h, weight = arguments[0].detach(), module.weight.detach()
-                rows = h.reshape(-1, h.shape[-1])
-                z = nn.functional.linear(rows.to(weight), weight, None if module.bias is None else module.bias.detach())
-                offset = (move(rows, z, weight) - rows).view_as(h)
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                h, weight = arguments[0].detach(), in_full(module.weight.detach())
+                rows = in_full(h.reshape(-1, h.shape[-1])).to(weight)
+                z = nn.functional.linear(rows, weight, None if module.bias is None else in_full(module.bias.detach()))
+                offset = (move(rows, z, weight) - rows).view_as(h).to(h.dtype)
             return arguments[0] + offset, *arguments[1:]
 
         handle = self.structure.get_submodule(name).register_forward_pre_hook(change)
@@ -269,7 +269,7 @@ def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | N
 
 
 def in_full(z: Tensor) -> Tensor:
-    """Logits in float32 where they are narrower."""
+    """Logits, or other values, in float32 where they are narrower."""
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 

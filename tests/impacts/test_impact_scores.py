@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from cases import HeadCase
 from networks import PROBLEMS, assert_unchanged, snapshot
 from problems import linear_problem, network_problem, token_problem
-from tolerances import FLOAT32_RELATIVE, FLOAT64_RELATIVE, assert_relative
+from tolerances import AUTOCAST_RELATIVE, FLOAT32_RELATIVE, FLOAT64_RELATIVE, assert_relative, assert_relative_to_largest
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -608,3 +608,11 @@ def test_a_gap_of_zero_has_no_direction():
     moved = ipfast.score(head, train, (x, y), impact=DemographicParity(GROUPS, signed=True))
     swapped = ipfast.score(head, train, (x, y), impact=DemographicParity([1 - g for g in GROUPS], signed=True))
     assert_relative(moved.values, -swapped.values, FLOAT64_RELATIVE)
+
+
+def test_an_adversary_under_autocast():
+    problem = network_problem(torch.float32)
+    options = {"impact": "adversarial", "params": "all", "progress": False}
+    expected = ipfast.score(problem.model, problem.train, problem.val, **options)
+    got = ipfast.score(problem.model, problem.train, problem.val, precision="bf16", **options)
+    assert_relative_to_largest(got.values, expected.values, AUTOCAST_RELATIVE)
