@@ -77,6 +77,15 @@ def score(
     val: Annotated[Path | None, typer.Option(help=".npz or .safetensors with trusted features and labels.")] = None,
     method: Annotated[str, typer.Option(help="ip, ip_ensemble, self_tracin, or a control: loss, random.")] = "ip",
     loss: Annotated[str, typer.Option(help="auto (cross_entropy), bce_with_logits or mse.")] = "auto",
+    impact: Annotated[
+        str,
+        typer.Option(
+            help="utility, adversarial; with --groups demographic_parity, equal_opportunity; with --pairs counterfactual."
+        ),
+    ] = "utility",
+    groups: Annotated[Path | None, typer.Option(help=".npy [M], the sensitive group of each row of --val.")] = None,
+    positive: Annotated[int | None, typer.Option(help="Of groups: the positive class, where there are over two.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help=".npy [M, d], the counterpart of each row of --val.")] = None,
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="bf16: rounded products, float32 sums; default: exact.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")] = None,
@@ -91,10 +100,31 @@ def score(
     """
     data = _pair("score", train, features, labels)
     options: dict[str, Any] = {"backend": backend, "precision": precision, "device": device, "progress": progress, "out": out}
-    result = ipfast.score(head, data, val, method=method, loss=loss, tokens=tokens, **options)
+    chosen = _impact(impact, groups, positive, pairs)
+    result = ipfast.score(head, data, val, method=method, loss=loss, impact=chosen, tokens=tokens, **options)
     _summary(result, rows)
     if out is not None:
         typer.echo(f"Scores written to {out}")
+
+
+def _impact(name: str, groups: Path | None, positive: int | None, pairs: Path | None) -> Any:
+    """The impact of that name with its data."""
+    given = {"groups": groups, "positive": positive, "pairs": pairs}
+    takes = {
+        "demographic_parity": ("groups", "positive"),
+        "equal_opportunity": ("groups", "positive"),
+        "counterfactual": ("pairs",),
+    }
+    for option, value in given.items():
+        if value is not None and option not in takes.get(name, ()):
+            users = " or ".join(impact for impact, options in takes.items() if option in options)
+            raise ipfast.InputError(f"score: expected --{option} with --impact {users} only; got {name!r}. Leave it out.")
+    if name not in takes:
+        return name
+    needed = takes[name][0]
+    if given[needed] is None:
+        raise ipfast.InputError(f"score: expected --{needed} with --impact {name}; got none.")
+    return ipfast.impacts.IMPACTS.get("score", name)(**{option: given[option] for option in takes[name]})
 
 
 def _summary(scores: ipfast.Scores, rows: int) -> None:

@@ -84,6 +84,26 @@ def test_methods_without_val(method, folder):
     assert np.load("s.npy").tolist() == ipfast.score(problem.model, problem.train, method=method).values.tolist()
 
 
+@pytest.mark.parametrize("name", ["adversarial", "demographic_parity", "equal_opportunity", "counterfactual"])
+def test_score_by_other_impacts(name, folder):
+    problem = linear_problem()
+    groups, positive = np.arange(len(problem.y_val)) % 2, int(problem.y_val.mode().values)
+    np.save("g.npy", groups)
+    np.save("pairs.npy", problem.x_val.numpy() * 2)
+    np.save("y.npy", problem.y.numpy())
+    made = {
+        "adversarial": ipfast.Adversarial(),
+        "demographic_parity": ipfast.DemographicParity(groups, positive=positive),
+        "equal_opportunity": ipfast.EqualOpportunity(groups, positive=positive),
+        "counterfactual": ipfast.Counterfactual(problem.x_val * 2),
+    }[name]
+    options = ("--groups", "g.npy", "--positive", positive) if "groups" in made.options() else ()
+    options = ("--pairs", "pairs.npy") if name == "counterfactual" else options
+    done = run(*ONE, *VAL, "--impact", name, *options, "--out", "s.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load("s.npy").tolist() == ipfast.score(problem.model, problem.train, problem.val, impact=made).values.tolist()
+
+
 def test_curate_after_score(folder):
     run(*ONE, *VAL, "--out", "scores.npy")
     done = run("curate", "scores.npy", "--drop", "0.1", "--out", "keep.npy")
@@ -170,6 +190,16 @@ BAD = {
     "loss": ((*ONE, *VAL, "--loss", "ce"), "expected loss to be one of .*; got 'ce'"),
     "backend": ((*ONE, *VAL, "--backend", "cp"), "Did you mean 'cpp'"),
     "device": ((*ONE, *VAL, "--device", "gpu"), "expected device to be one of torch"),
+    "impact": ((*ONE, *VAL, "--impact", "parity"), "expected impact to be one of"),
+    "impact_groups": ((*ONE, *VAL, "--impact", "equal_opportunity"), "expected --groups with --impact equal_opportunity"),
+    "impact_pairs": (
+        (*ONE, *VAL, "--impact", "adversarial", "--pairs", "H.npy"),
+        "expected --pairs with --impact counterfactual only; got 'adversarial'",
+    ),
+    "impact_rows": (
+        (*ONE, *VAL, "--impact", "counterfactual", "--pairs", "H.npy"),
+        "expected pairs of the 11 samples of val; got 29",
+    ),
     "ending": ((*ONE, *VAL, "--out", "s.txt"), r"expected out to end in one of .*; got 's\.txt'"),
     "curate_count": (("curate", "s.npy", "--out", "k.npy", "--drop", "4"), "expected a count between 0 and 3; got 4"),
     "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected --drop to be a share .*; got 1.5"),

@@ -22,7 +22,8 @@ class DemographicParity(Impact):
         ∂f/∂z_v = sign(Δ) (±1/|V_g|) ∂ŷ_v/∂z_v,    + for group 1, sign(0) = 0
 
     Probabilities in place of hard predictions are what makes the gap differentiable. A negative score says that f falls,
-    and the model becomes fairer, without the sample.
+    and the model becomes fairer, without the sample. That holds as far as Δ = 0: with too many samples dropped the gap opens
+    again on the other side.
 
     Args:
         groups: [M] the sensitive group of each sample of val, in its order: two values, numbers or strings, of which the one
