@@ -6,7 +6,7 @@
 >>> # keep = ipfast.curate.trim(scores, 0.05)            indices to train on again
 """
 
-from . import curate, losses, ops
+from . import curate, impacts, losses, ops
 from .curvature import CG, EKFAC, Arnoldi, DataInf, Exact, Identity, LiSSA, Source
 from .dispatch import select_backend
 from .engines import LayerShape, select_engine, select_ensemble
@@ -19,6 +19,7 @@ from .errors import (
     NonFiniteError,
     UnavailableError,
 )
+from .impacts import Adversarial, Counterfactual, DemographicParity, EqualOpportunity
 from .methods import Control, Method, combinations
 from .ops import dropout_mask
 from .points import Checkpoints, Dropout, ExtraSGD, Final, Segments
@@ -32,11 +33,15 @@ __version__ = "0.1.0"
 __all__ = [
     "CG",
     "EKFAC",
+    "Adversarial",
     "Arnoldi",
     "Checkpoints",
     "Control",
+    "Counterfactual",
     "DataInf",
+    "DemographicParity",
     "Dropout",
+    "EqualOpportunity",
     "Exact",
     "ExtraSGD",
     "Final",
@@ -60,6 +65,7 @@ __all__ = [
     "combinations",
     "curate",
     "dropout_mask",
+    "impacts",
     "losses",
     "ops",
     "query",

@@ -119,8 +119,8 @@ class NetworkRun:
                 f"{job.where}: expected impact='utility' with a loss (model, batch) -> [B], since others look at logits; "
                 f"got {impact.name!r}. Use a loss of ipfast.losses."
             )
-        for source in () if validation is None else validation.sources:
-            require_array_labels(job.where, "val", source)
+        for _, argument, source in () if validation is None else validation.passes():
+            require_array_labels(job.where, argument, source)
 
     def groups(self, stored: Sequence[Term] | None) -> Iterator[NetworkGroup]:
         """Each point, of the method or of stored terms."""
@@ -136,7 +136,8 @@ class NetworkRun:
     def _look_ahead(self, **train: Source) -> None:
         if self.check:
             val = () if self.validation is None else self.validation.sources
-            sources = {"val": val, **{argument: (source,) for argument, source in train.items()}}
+            pairs = () if self.validation is None else self.validation.pairs
+            sources = {"val": val, "pairs": pairs, **{argument: (source,) for argument, source in train.items()}}
             check_network(self.job.where, self.job.network, sources)
 
     def _prepare(self) -> None:

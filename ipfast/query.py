@@ -20,7 +20,7 @@ from .data import Source, open_source
 from .data.writers import check_output, written_whole
 from .engines import TOKENS, HeadEngine, SampleLoss, find_last_layer
 from .errors import InputError, InputTypeError
-from .groups import HeadQueryMaker, NetworkJob, Validation, groups, open_validation
+from .groups import HeadQueryMaker, NetworkJob, Validation, groups, open_validation, with_impact
 from .hygiene import check_features
 from .impacts import Impact, get_impact
 from .losses import Loss, get_loss
@@ -236,6 +236,7 @@ def query(
         )
     target = usable_device(where, device)
     validation = open_validation(where, val, val_groups, batch_size=size, labels_key=labels_key)
+    validation = with_impact(where, validation, target_impact, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
     if params != "last":
         network = open_network(
@@ -265,12 +266,13 @@ def query(
         device=target,
         tokens=tokens,
     )
-    for source in () if validation is None else validation.sources:
-        engine.check("val", source)
+    for _, argument, source in () if validation is None else validation.passes():
+        engine.check(argument, source)
     if training is not None and bent:
         engine.check("train", training)
+    target_impact.check_outputs(where, last.outputs, chosen_loss)
     if check and validation is not None:
-        check_features(where, last, {"val": validation.sources})
+        check_features(where, last, {"val": validation.sources, "pairs": validation.pairs})
     return build_query(engine, chosen, target_impact, validation, training)
 
 

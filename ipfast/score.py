@@ -18,7 +18,7 @@ from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
 from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
 from .errors import InputError, IpfastWarning
-from .groups import GroupScorer, HeadQueryMaker, NetworkJob, groups, open_validation, validation_sets
+from .groups import GroupScorer, HeadQueryMaker, NetworkJob, groups, open_validation, validation_sets, with_impact
 from .head_score import HeadRun
 from .hygiene import check_features
 from .impacts import get_impact
@@ -96,8 +96,9 @@ def score(
             such as Method(points=Dropout(20, 0.05)), or Method(points=Checkpoints([...])) for TracIn.
         loss: "cross_entropy" (integer labels), "bce_with_logits", "mse" or an object of ipfast.losses; "auto": the estimator's
             own for scikit-learn, else cross_entropy. With `params` also a callable (model, batch) -> ℓ [B] of each sample.
-        impact: what should improve: "utility" (the mean validation loss) or a callable f(logits [M, C], labels [M]) -> scalar,
-            lower is better.
+        impact: what should improve: "utility" (the mean validation loss); "adversarial" (that of samples moved across the
+            decision boundary); an object of ipfast.impacts, such as DemographicParity(groups=…), EqualOpportunity(groups=…) or
+            Counterfactual(pairs=…); or a callable f(logits [M, C], labels [M]) -> scalar, lower is better.
         params: "last", the final linear layer; "all" parameters; "trainable", those that require gradients; or a list of
             regular expressions searched for in their names, such as ["lora_"]. Others cost nothing but the forward pass.
         head: name of that layer; None finds it by running the model on one batch.
@@ -184,6 +185,7 @@ def score(
 
     source = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
     validation = open_validation(where, None if stored is not None else val, val_groups, batch_size=size, labels_key=labels_key)
+    validation = with_impact(where, validation, chosen_impact, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
     names = _names(where, ids, source)
     if isinstance(chosen, Control) and chosen.name == "random":
@@ -248,14 +250,17 @@ def score(
     if stored is not None:
         know_query(head_engine, stored)
     head_engine.check("train", source)
-    for val_source in () if validation is None else validation.sources:
-        head_engine.check("val", val_source)
+    for _, argument, val_source in () if validation is None else validation.passes():
+        head_engine.check(argument, val_source)
+    if stored is None:
+        chosen_impact.check_outputs(where, last.outputs, chosen_loss)
     if check and validation is not None:
         _warn_of_train(train, val)
     if stored is not None:
         check_query_fits(where, stored, head_engine)
     if check:
-        check_features(where, last, {"val": () if validation is None else validation.sources, "train": (source,)})
+        looked_at = {} if validation is None else {"val": validation.sources, "pairs": validation.pairs}
+        check_features(where, last, {**looked_at, "train": (source,)})
     started = time.perf_counter()
     result = Result(combine, keep_members)
     run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)

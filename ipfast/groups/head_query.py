@@ -31,6 +31,7 @@ class ValidationRows:
         start: number of the first row, of tokens that of the first sequence of their block.
         features, labels: [B, d] and [B] or [B, C].
         query: of each row [B] or of all.
+        argument: "val", or "pairs" where they are counterparts.
         tokens: which tokens the rows are; None: they are samples.
         shares: weight of each token in the loss of its sequence [B]. opens: whether it is the first of its sequence [B].
         empty: how many sequences without a counted token came up.
@@ -40,6 +41,7 @@ class ValidationRows:
     features: Tensor
     labels: Tensor
     query: Tensor | int
+    argument: str = "val"
     tokens: TokenLabels | None = None
     shares: Tensor | None = None
     opens: Tensor | None = None
@@ -56,8 +58,8 @@ class ValidationRows:
 
 def validation_rows(validation: Validation, engine: HeadEngine) -> Iterator[ValidationRows]:
     """All of V in contiguous blocks of BLOCK_ROWS, or of token_rows(C) tokens."""
-    for index, source in enumerate(validation.sources):
-        for start, block, labels in engine.blocks("val", source):
+    for index, argument, source in validation.passes():
+        for start, block, labels in engine.blocks(argument, source):
             if isinstance(labels, TokenLabels):
                 yield from _of_tokens(validation, engine, start, block, labels, index)
                 continue
@@ -65,7 +67,8 @@ def validation_rows(validation: Validation, engine: HeadEngine) -> Iterator[Vali
                 # Contiguous, since a library product of other strides may round otherwise.
                 h, y = block[first : first + ops.BLOCK_ROWS].contiguous(), labels[first : first + ops.BLOCK_ROWS]
                 query = validation.query_of(engine.where, index, start + first, len(h))
-                yield ValidationRows(start + first, h, y, query if isinstance(query, int) else query.to(h.device))
+                query = query if isinstance(query, int) else query.to(h.device)
+                yield ValidationRows(start + first, h, y, query, argument)
 
 
 def _of_tokens(
@@ -80,7 +83,16 @@ def _of_tokens(
         rows = slice(first, first + size)
         part, h = labels.cut(rows), block[rows].contiguous()
         query = queries if isinstance(queries, int) else queries.to(block.device)[part.sequence]
-        yield ValidationRows(start, h, part.labels, query, part, shares[rows], opens[rows], 0 if first else empty)
+        yield ValidationRows(
+            start,
+            h,
+            part.labels,
+            query,
+            tokens=part,
+            shares=shares[rows],
+            opens=opens[rows],
+            empty=0 if first else empty,
+        )
 
 
 def token_rows(classes: int) -> int:
@@ -138,6 +150,7 @@ class HeadQueryMaker(QueryMaker[Group]):
         weights = [member.dense() for member in group.members]
         count, outputs = len(weights), engine.last.outputs
         kept: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        numbers: dict[int, list[Tensor]] = {}  # of the kept samples of each query
         total: list[list[Tensor | None]] = [[None] * several for _ in weights]
         bias_total: list[list[Tensor | None]] = [[None] * several for _ in weights]
         rows_seen = torch.zeros(several, dtype=torch.int64)
@@ -156,13 +169,22 @@ class HeadQueryMaker(QueryMaker[Group]):
             h, y = block.features, block.labels
             dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
             parts = cut(block.query)
+            self._require_samples(engine.where, of_tokens=block.tokens is not None)
+            if not impact.additive:
+                places = torch.arange(block.start, block.start + len(h), device=h.device)
+                for q, rows in parts:
+                    numbers.setdefault(q, []).append(places[rows])
             for t, (weight, member) in enumerate(zip(weights, group.members, strict=True)):
                 z = engine.logits(h, at=(weight, member.bias))
-                engine.require_finite("val", block.start, h, z.sum(dim=1), block.tokens)
+                engine.require_finite(block.argument, block.start, h, z.sum(dim=1), block.tokens)
+                features = h
+                if impact.attacks:
+                    features = impact.attacked(h.to(dtype), z, weight)
+                    z = engine.logits(features, at=(weight, member.bias))
                 cotangent = block.weighted(impact.cotangent(z.double(), y, engine.loss)) if impact.additive else None
                 for q, rows in parts:
                     if cotangent is not None:
-                        add(t, q, h[rows], cotangent[rows])
+                        add(t, q, features[rows], cotangent[rows])
                     else:
                         # f needs all logits before any cotangent is known; V is small beside the training set, so it stays.
                         kept.setdefault((t, q), []).append((h[rows].clone(), y[rows].clone(), z[rows].double()))
@@ -172,13 +194,16 @@ class HeadQueryMaker(QueryMaker[Group]):
                     labels = y[rows]
                     class_counts[q] += torch.bincount(labels[labels >= 0], minlength=outputs)[:outputs].cpu()
             empty += block.empty
-        self._tell_counts(validation, rows_seen, empty, of_tokens=bool(engine.of_tokens.get("val")))
+        of_tokens = bool(engine.of_tokens.get("val"))
+        self._tell_counts(validation, rows_seen, empty, of_tokens=of_tokens)
         if engine.loss.form == "cross_entropy":
-            counted = class_counts.tolist()
+            counted = (class_counts // (2 if validation.pairs else 1)).tolist()
             self.stats["val_class_counts"] = counted[0] if validation.names is None else counted
         for (t, q), blocks in kept.items():
             every_z, every_y = torch.cat([z for _, _, z in blocks]), torch.cat([y for _, y, _ in blocks])
-            cotangents = torch.split(impact.cotangent(every_z, every_y, engine.loss), [len(h) for h, _, _ in blocks])
+            samples = None if of_tokens else validation.samples(q, torch.cat(numbers[q]))
+            every = impact.cotangent(every_z, every_y, engine.loss, samples)
+            cotangents = torch.split(every, [len(h) for h, _, _ in blocks])
             for (h, _, _), cotangent in zip(blocks, cotangents, strict=True):
                 add(t, q, h, cotangent)
         made, norms = [], []

@@ -97,6 +97,8 @@ class QueryMaker(ABC, Generic[G]):
             dots = self._dots(group, self.validation)
             made += [self._solved(group, index, dot) for index, dot in enumerate(dots)] if self.method.bent else dots
         self.stats["impact"] = self.impact.name
+        if self.impact.options():
+            self.stats["impact_options"] = self.impact.options()
         self.stats["query_seconds"] = self.stats.get("query_seconds", 0.0) + time.perf_counter() - started
         return made
 
@@ -151,6 +153,14 @@ class QueryMaker(ABC, Generic[G]):
     def _dots(self, group: G, validation: Validation) -> Sequence[Term]:
         """The term of each point, with the gradient of the impact there."""
 
+    def _require_samples(self, where: str, *, of_tokens: bool) -> None:
+        """Refuse tokens where the impact knows samples."""
+        if of_tokens and self.impact.by_sample:
+            raise InputError(
+                f"{where}: expected one row of logits for each sample of val with the impact {self.impact.name!r}, which knows "
+                "samples; got those of tokens. Pool the tokens of a sequence first, or pass a callable."
+            )
+
     def _tell_counts(self, validation: Validation, counts: Tensor, empty: int, *, of_tokens: bool) -> None:
         """Check and record how many samples each query has [Q], and how many sequences without a counted token came up."""
         if not bool((counts > 0).all()):
@@ -160,12 +170,17 @@ class QueryMaker(ABC, Generic[G]):
                     "validation sequences with labels."
                 )
             raise InputError("query: expected at least one sample in val; it is empty.")
+        if validation.pairs:
+            counts = counts // 2  # a pair is one sample
         samples = int(counts.sum()) + empty
         if validation.groups is not None and samples != len(validation.groups):
             raise InputError(
                 f"query: expected val_groups to hold one group for each of the {samples} samples of val; got "
                 f"{len(validation.groups)}."
             )
+        if not of_tokens:  # lengths that were not known before
+            lengths = counts.tolist() if validation.groups is None else [samples]
+            self.impact.check_samples("query", validation.sets, lengths)
         if of_tokens:
             self.stats["val_empty_sequences"] = empty
         self.stats["M"] = int(counts[0]) if validation.names is None else counts.tolist()
