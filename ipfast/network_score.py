@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .combine import weighted_sum
 from .data import Source
+from .engines import PARTS
 from .engines.network import Network, SampleLoss, SampleLosses
 from .engines.outputs import samples
 from .errors import InputError, InputTypeError
@@ -30,6 +31,7 @@ from .impacts import Impact
 from .losses import Loss
 from .methods import Control, Method
 from .points import Final, Point, Trainable
+from .registry import check_choice
 from .scores import Scores
 from .streaming import Result, stream
 from .terms import Term
@@ -55,6 +57,26 @@ def require_engine(where: str, params: str | Sequence[str], engine: str, head_on
             f"{where}: expected no {superfluous} with params={params!r}: it names the parameters itself, and each layer's "
             "operation chooses its backend. Leave it out, or use params='last'."
         )
+
+
+def require_by(
+    where: str, by: object, params: str | Sequence[str], engine: str, method: Method | Control, combine: str
+) -> None:
+    """Refuse, before any work, parts of a score where there are none."""
+    if by is None:
+        return
+    by = check_choice(where, "by", by, PARTS)
+    reason = None
+    if params == "last":
+        reason = "params that name more than the last layer", "params='last'"
+    elif engine not in ("auto", "ghost"):
+        reason = "engine='ghost', which takes a score apart", f"engine={engine!r}"
+    elif isinstance(method, Control) or method.points.deviation_floor is not None:
+        reason = "a method that scores by gradients", method.name
+    elif combine != "mean":
+        reason = "members that are averaged, so that parts add up", f"combine={combine!r}"
+    if reason is not None:
+        raise InputError(f"{where}: expected {reason[0]}, with by={by!r}; got {reason[1]}. Leave by out.")
 
 
 def open_network(
@@ -211,13 +233,17 @@ def network_scores(
 
     Args:
         stored, about: the terms and stats of a stored query; None: the terms are made.
-        result: gathers the scores at the points.
+        result: gathers the scores at the points, or the parts that they are the sum of.
     """
     started = time.perf_counter()
     scorers = run.score(source, result, stored, progress)
     values, members = result.finish()
     if queries is None and not pairs:
-        values, members = values[:, 0], None if members is None else members[:, :, 0]
+        values, members = values[..., 0], None if members is None else members[..., 0]
+    parts: dict[str, Any] = {}
+    if run.job.by == "layer":
+        parts = {"by_layer": values, "layers": tuple(scorers[0].layers)}
+        values, members = values.sum(dim=1), None if members is None else members.sum(dim=2)
     made = run.maker.stats if run.maker is not None and stored is None else {}
     network, choice = run.job.network, scorers[0].choice
     stats = {
@@ -233,4 +259,4 @@ def network_scores(
         stats["members"] = len(result.weights)
     if ids is not None and len(ids) != len(values):
         raise InputError(f"score: expected one id a sample; got {len(ids)} ids for {len(values)} samples.")
-    return Scores(values, run.method.name, choice.name, "reference", stats, ids, members, queries)
+    return Scores(values, run.method.name, choice.name, "reference", stats, ids, members, queries, **parts)

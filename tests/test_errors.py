@@ -50,6 +50,7 @@ CALLABLES = [
     ipfast.Scores.save,
     ipfast.Scores.topk,
     ipfast.Scores.by_sequence,
+    ipfast.Scores.of_layer,
     ipfast.ops.head_dot,
     ipfast.ops.head_norm,
     ipfast.ops.token_norm,

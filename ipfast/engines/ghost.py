@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +24,8 @@ CHECKED = 4.0
 """Roots of eps by which a plan may differ from forward mode: far more than rounding, far less than a mistake."""
 
 ELSEWHERE = "its layer does not have the samples in its first dimension"
+OTHERS = "other parameters"
+"""In `by_layer`: all that is not taken layer by layer, where it is not asked for by layer."""
 
 Visit = Callable[["Use", Kept, Tensor], None]
 
@@ -70,15 +72,16 @@ class GhostEngine:
 
     Args:
         network: the losses as a function of the scored parameters.
+        by: "layer" also takes the remaining parameters layer by layer, each in one forward-mode pass a query; None: together.
 
     Attributes:
-        by_layer: the last batch's scores [B, Q] of each layer, by name; they add up to the scores.
+        by_layer: the last batch's scores [B, Q] of the parameters of each layer; they add up to the scores.
     """
 
     name = "ghost"
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, *, by: str | None = None) -> None:
+        self.network, self.by = network, by
         self.by_layer: dict[str, Tensor] = {}
         self._plan: Plan | None = None
         self._seen = 0  # samples that the plan was made from
@@ -137,17 +140,15 @@ class GhostEngine:
         self.by_layer = {}
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
-            own = {name: queries[full] for name, full in use.names.items() if full in queries and full not in plan.remainder}
-            if not own:
-                return
-            part = use.rule.dot(use.module, kept, b, own)
-            before = self.by_layer.get(use.name)
-            self.by_layer[use.name] = part if before is None else before + part
+            taken = [name for name, full in use.names.items() if full in queries and full not in plan.remainder]
+            for layer, names in _by_layer(taken, use.names):
+                own = {name: queries[use.names[name]] for name in names}
+                self._add(layer, use.rule.dot(use.module, kept, b, own))
 
         self._backward(plan, set(queries) - set(plan.remainder), inputs, labels, at or {}, visit, self.by_layer.clear)
         rest = {name: query for name, query in queries.items() if name in plan.remainder}
-        if rest:
-            self.by_layer["other parameters"] = self._otherwise(inputs, labels, rest, at)
+        for layer, names in self._apart(list(rest)):
+            self._add(layer, self._otherwise(inputs, labels, {name: rest[name] for name in names}, at))
         return self._summed(inputs, len(next(iter(queries.values()))))
 
     def norm_sq(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> Tensor:
@@ -156,16 +157,36 @@ class GhostEngine:
         self.by_layer = {}
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
-            own = [name for name, full in use.names.items() if full not in plan.repeated and full not in plan.remainder]
-            if own:
-                self.by_layer[use.name] = use.rule.norm_sq(use.module, kept, b, own)
+            taken = [name for name, full in use.names.items() if full not in plan.repeated and full not in plan.remainder]
+            for layer, names in _by_layer(taken, use.names):
+                self._add(layer, use.rule.norm_sq(use.module, kept, b, names))
 
         taken = set(self.network.parameters) - plan.repeated - set(plan.remainder)
         self._backward(plan, taken, inputs, labels, at or {}, visit, self.by_layer.clear)
         rest = [name for name in self.network.parameters if name in plan.repeated or name in plan.remainder]
-        if rest:
-            self.by_layer["other parameters"] = ExplicitEngine(_only(self.network, rest)).norm_sq(inputs, labels, at=at)
+        for layer, names in self._apart(rest):
+            self._add(layer, ExplicitEngine(_only(self.network, names)).norm_sq(inputs, labels, at=at))
         return self._summed(inputs)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that hold scored parameters, in the model's order; of tied ones, the first that does."""
+        return list(dict.fromkeys(map(layer_of, self.network.parameters)))
+
+    def layered(self, inputs: Any, *queries: int) -> Tensor:
+        """by_layer as one tensor [B, L, *queries], with zeros for layers that take no part in these losses."""
+        nothing = torch.zeros(samples(inputs) or 1, *queries, dtype=self.network.dtype, device=self.network.device)
+        return torch.stack([wide(self.by_layer.get(layer, nothing)) for layer in self.layers], dim=1)
+
+    def _add(self, layer: str, part: Tensor) -> None:
+        before = self.by_layer.get(layer)
+        self.by_layer[layer] = part if before is None else before + part
+
+    def _apart(self, names: list[str]) -> Iterable[tuple[str, list[str]]]:
+        """Parameters that are not taken by rules, in the parts that they are taken in."""
+        if self.by == "layer":
+            return _by_layer(names)
+        return [(OTHERS, names)] if names else []
 
     def _summed(self, inputs: Any, *queries: int, absolute: bool = False) -> Tensor:
         """The sum of by_layer; zeros [B, *queries] where no scored parameter takes part in the losses."""
@@ -249,6 +270,19 @@ class GhostEngine:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def layer_of(name: str) -> str:
+    """The layer that holds a parameter, as `named_modules` calls it: "" is the model itself."""
+    return name.rpartition(".")[0]
+
+
+def _by_layer(names: list[str], full: Mapping[str, str] | None = None) -> Iterable[tuple[str, list[str]]]:
+    """The names in parts, one for each layer that holds the parameters; `full` gives them their names in the network."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(layer_of(name if full is None else full[name]), []).append(name)
+    return found.items()
 
 
 def _input(arguments: Any, keywords: Any) -> Tensor:

@@ -37,10 +37,11 @@ class NetworkJob:
         network: what is scored.
         engine: "auto", "forward", "ghost" or "explicit".
         batch_size: samples that go through the network at once; None: as many as fit.
+        by: "layer": the scores are made of the parts of each layer; None: they are not taken apart.
     """
 
-    def __init__(self, where: str, network: Network, *, engine: str, batch_size: int | None) -> None:
-        self.where, self.network, self.engine, self.batch_size = where, network, engine, batch_size
+    def __init__(self, where: str, network: Network, *, engine: str, batch_size: int | None, by: str | None = None) -> None:
+        self.where, self.network, self.engine, self.batch_size, self.by = where, network, engine, batch_size, by
 
     def blocks(self, argument: str, source: Source) -> Iterator[tuple[int, Any, Any]]:
         """(first row, inputs, labels) of each batch, in order, where the network is."""
@@ -139,7 +140,7 @@ def network_groups(job: NetworkJob, points: Iterable[Point]) -> Iterator[Network
 
 
 class NetworkScorer:
-    """The scores of a batch at one point: [B, 1, Q].
+    """The scores of a batch at one point: [B, 1, Q], or [B, 1, L, Q] by layer.
 
     Args:
         group: the point.
@@ -156,8 +157,8 @@ class NetworkScorer:
             self.queries = {name: value.to(network.device) for name, value in self.term.gradients.items()}
         count = 1 if self.queries is None else len(next(iter(self.queries.values())))
         target = "self" if isinstance(self.term, Quadratic) else "val"
-        self.choice = select_engine(engine, queries=count, target=target)
-        self._engine = _engine(group.job.where, self.choice.name, network, target)
+        self.choice = select_engine(engine, queries=count, target=target, by=group.job.by)
+        self._engine = _engine(group.job, self.choice.name, target)
 
     def __call__(self, inputs: Any, labels: Any) -> Tensor:
         """Self-influence and loss are negated: positive is beneficial in every method."""
@@ -166,7 +167,7 @@ class NetworkScorer:
             queries = self.queries
 
             def compute(x: Any, y: Any) -> Tensor:
-                return self._engine.dot(x, y, queries, at=at)
+                return self._parts(self._engine.dot(x, y, queries, at=at), x)
 
             try:
                 values = self.group.job.in_pieces(compute, inputs, labels)
@@ -179,23 +180,41 @@ class NetworkScorer:
         elif isinstance(self.term, Quadratic):
             engine = self._engine
             assert not isinstance(engine, ForwardEngine)
-            values = -self.group.job.in_pieces(lambda x, y: engine.norm_sq(x, y, at=at), inputs, labels)[:, None]
+
+            def squares(x: Any, y: Any) -> Tensor:
+                return self._parts(engine.norm_sq(x, y, at=at), x)
+
+            values = -self.group.job.in_pieces(squares, inputs, labels)[..., None]
         else:
             with torch.no_grad():
                 values = self.group.job.in_pieces(lambda x, y: network.losses(at, x, y), inputs, labels)[:, None]
             values = values if self.terms else -values
-        return values[:, None, :].to(network.dtype)
+        return values[:, None].to(network.dtype)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the L layers."""
+        assert isinstance(self._engine, GhostEngine)
+        return self._engine.layers
+
+    def _parts(self, scores: Tensor, inputs: Any) -> Tensor:
+        """The parts that an engine's last scores [B, ...] are the sum of, [B, L, ...], where they are asked for."""
+        if self.group.job.by is None:
+            return scores
+        assert isinstance(self._engine, GhostEngine)
+        return self._engine.layered(inputs, *scores.shape[1:])
 
 
-def _engine(where: str, name: str, network: Network, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:
+def _engine(job: NetworkJob, name: str, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:
+    network = job.network
     if name == "forward":
         assert target != "self"
         return ForwardEngine(network)
     if name == "ghost":
-        return GhostEngine(network)
+        return GhostEngine(network, by=job.by)
     if name == "explicit":
         return ExplicitEngine(network)
-    raise InputError(f"{where}: expected engine='head' with params='last' only; got other params. Leave engine out.")
+    raise InputError(f"{job.where}: expected engine='head' with params='last' only; got other params. Leave engine out.")
 
 
 def require_array_labels(where: str, argument: str, source: Source) -> None:
