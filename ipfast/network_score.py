@@ -73,6 +73,8 @@ def require_by(
         reason = "engine='ghost', which takes a score apart", f"engine={engine!r}"
     elif isinstance(method, Control) or method.points.deviation_floor is not None:
         reason = "a method that scores by gradients", method.name
+    elif by == "token" and method.target == "self":
+        reason = "a query, which a score is linear in", f"method={method.name!r}"
     elif combine != "mean":
         reason = "members that are averaged, so that parts add up", f"combine={combine!r}"
     if reason is not None:
@@ -183,7 +185,9 @@ class NetworkRun:
                     terms = [] if self.maker is None else self.maker.terms(group)
                 scorer = NetworkScorer(group, terms)
                 parts = self._parts(scorer, source, alone=result.alone(terms))
-                result.add(stream(parts, source, self.method.name, progress), terms, scorer.weights)
+                result.add(
+                    stream(parts, source, self.method.name, progress, ragged=self.job.by == "token"), terms, scorer.weights
+                )
             scorers.append(scorer)
         return scorers
 
@@ -241,8 +245,11 @@ def network_scores(
     if queries is None and not pairs:
         values, members = values[..., 0], None if members is None else members[..., 0]
     parts: dict[str, Any] = {}
-    if run.job.by == "layer":
-        parts = {"by_layer": values, "layers": tuple(scorers[0].layers)}
+    if run.job.by is not None:
+        if run.job.by == "layer":
+            parts = {"by_layer": values, "layers": tuple(scorers[0].layers)}
+        else:
+            parts = {"by_token": values[:, 1:].contiguous()}
         values, members = values.sum(dim=1), None if members is None else members.sum(dim=2)
     made = run.maker.stats if run.maker is not None and stored is None else {}
     network, choice = run.job.network, scorers[0].choice
@@ -255,6 +262,8 @@ def network_scores(
         "parameters": sum(value.numel() for value in network.parameters.values()),
         "score_seconds": time.perf_counter() - started - made.get("query_seconds", 0.0),
     }
+    if run.job.by == "token":
+        stats["at_no_position"] = scorers[0].elsewhere
     if len(result.weights) > 1:
         stats["members"] = len(result.weights)
     if ids is not None and len(ids) != len(values):

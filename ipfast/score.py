@@ -130,7 +130,8 @@ def score(
             the loss), or whose targets are all NaN, do not count, nor do their features. A sequence without any scores 0, and
             is left out of M. A callable impact gets the counted tokens of val as its logits [K, C] and labels [K].
         by: "layer" gives, beside the scores, the part that the parameters of each layer have in them, as `Scores.by_layer`
-            [N, L]; over a network and by the ghost engine only.
+            [N, L]; "token" the part of what is computed at each position of sequences [B, T], as `Scores.by_token` [N, T]. Over
+            a network and by the ghost engine only.
 
     Returns:
         Scores with values [N] in the order of the data, [N, Q] for several queries, [N, T] with tokens="each"; float32, or

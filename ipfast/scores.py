@@ -22,7 +22,7 @@ from .data.writers import FORMATS, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
 from .registry import check_choice
 
-BESIDE = ("members", "counted", "by_layer")
+BESIDE = ("members", "counted", "by_layer", "by_token")
 """Arrays that there may be beside the values."""
 
 
@@ -41,6 +41,8 @@ class Scores:
         by_layer: the part of the parameters of each layer [N, L] ([N, L, Q]), where it was asked for; the sum over layers is
             the values.
         layers: names of the L layers.
+        by_token: the part of what the network computes at each position of its sequences [N, T] ([N, T, Q]), where it was asked
+            for, 0 beyond their end; with what is at no position, it adds up to the values.
     """
 
     values: Tensor
@@ -54,6 +56,7 @@ class Scores:
     counted: Tensor | None = None
     by_layer: Tensor | None = None
     layers: tuple[str, ...] | None = None
+    by_token: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Tensor) or self.values.dim() not in (1, 2) or not self.values.dtype.is_floating_point:
@@ -75,6 +78,13 @@ class Scores:
             if given != str(expected):
                 raise InputError(
                     f"Scores: expected by_layer of shape {expected}, a column for each of layers; got {given}. Pass both."
+                )
+        if self.by_token is not None:
+            expected = [len(self), *self.by_token.shape[1:2], *self.values.shape[1:]]
+            if list(self.by_token.shape) != expected or self.by_token.dim() < 2:
+                raise InputError(
+                    f"Scores: expected by_token of a column for each position of {len(self)} sequences, each like values; got "
+                    f"{list(self.by_token.shape)}."
                 )
         if self.ids is not None and len(self.ids) != len(self.values):
             raise InputError(f"Scores: expected one of ids a value; got {len(self.ids)} for {len(self.values)} values.")
@@ -181,7 +191,7 @@ class Scores:
         """Write to .safetensors (everything, for `load`), .parquet or .csv (id or index, score) or .npy (the scores alone).
 
         Of scores by layer .parquet and .csv get a column for each layer too. Of scores of tokens they get a row a counted token
-        (id or index, token, token score), and .npy gets [N, T].
+        (id or index, token, token score), and .npy gets [N, T]. Parts by token are in .safetensors alone.
         """
         where = "Scores.save"
         file = check_output(where, "path", path, (".safetensors", *FORMATS))
@@ -216,7 +226,7 @@ class Scores:
         """The parts of each layer as columns of a table, named after the column that they are parts of."""
         found: dict[str, np.ndarray] = {}
         for layer in self.layers or ():
-            part = replace(self, values=self.of_layer(layer), by_layer=None, layers=None)
+            part = replace(self, values=self.of_layer(layer), by_layer=None, layers=None, by_token=None)
             found |= {f"{name}, {layer or 'the model itself'}": column for name, column in part._columns("").items()}
         return found
 

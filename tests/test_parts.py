@@ -231,3 +231,146 @@ def test_the_choice_of_an_engine_knows_of_parts():
     for arguments in ({"engine": "forward"}, {"engine": "explicit"}, {"params": "last"}):
         with pytest.raises(InputError, match="expected engine='ghost'"):
             ipfast.select_engine(by="layer", **arguments)
+
+
+class Untied(nn.Module):
+    """Token ids or vectors [B, T] with padding, positions, attention, a pooled layer; `copies` gives each position its own copy
+    of a layer's parameters, which is the definition of a position's part."""
+
+    def __init__(self, classes=5, width=4):
+        super().__init__()
+        self.embed, self.position = nn.Embedding(9, width, padding_idx=0), nn.Embedding(16, width)
+        self.norm, self.root = nn.LayerNorm(width), nn.RMSNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width, bias=False)
+        self.conv = nn.Conv1d(width, width, 3, padding=1)
+        self.whole = nn.LayerNorm((6, width))
+        self.pooled = nn.Linear(width, classes)
+        self.copies = None
+
+    def at_each(self, layer, x):
+        """layer(x), position by position with the copies of its parameters where there are any."""
+        if self.copies is None:
+            return getattr(self, layer)(x)
+        columns = [torch.func.functional_call(getattr(self, layer), own, x[:, t]) for t, own in enumerate(self.copies[layer])]
+        return torch.stack(columns, dim=1)
+
+    def forward(self, tokens):
+        places = torch.arange(tokens.shape[1])[None]
+        x = self.at_each("embed", tokens) + self.at_each("position", places)
+        if tokens.shape[1] == 6:
+            x = self.whole(x)
+        q, k, v = self.at_each("qkv", self.at_each("norm", x)).chunk(3, -1)
+        x = x + self.at_each("out", (q @ k.transpose(1, 2)).softmax(-1) @ v)
+        x = torch.tanh(self.conv(x.transpose(1, 2)).transpose(1, 2)) + self.at_each("root", x)
+        return self.pooled(x.mean(1))
+
+
+EACH = ("embed", "position", "norm", "qkv", "out", "root")
+
+
+def untied(samples, length=6, seed=0):
+    torch.manual_seed(seed)
+    model = Untied().double().eval()
+    tokens = torch.randint(1, 9, (samples, length))
+    tokens[::2, length - 2 :] = 0
+    return model, tokens, torch.arange(samples) % 5
+
+
+def token_parts(model, x, y, query):
+    """Σ over layers of ⟨q, ∂ℓ_i/∂(the copy of position t)⟩ [N, T], by autograd, one sample at a time."""
+    copies = {
+        layer: [
+            {name: value.detach().clone().requires_grad_() for name, value in getattr(model, layer).named_parameters()}
+            for _ in range(x.shape[1])
+        ]
+        for layer in EACH
+    }
+    model.copies = copies
+    rows = []
+    for i in range(len(x)):
+        loss = nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        row = []
+        for t in range(x.shape[1]):
+            leaves = {f"{layer}.{name}": value for layer in EACH for name, value in copies[layer][t].items()}
+            found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+            row.append(sum((g * query[name][0]).sum() for name, g in zip(leaves, found, strict=True)))
+        rows.append(torch.stack(row))
+    model.copies = None
+    return torch.stack(rows)
+
+
+def test_a_positions_part_is_the_derivative_along_the_query_at_its_copy_of_the_parameters():
+    model, x, y = untied(9)
+    train, val = (x[:6], y[:6]), (x[6:], y[6:])
+    before = snapshot(model)
+    scores = ipfast.score(model, train, val, params="all", by="token", progress=False)
+    assert_unchanged(model, before)
+    query, gradients = mean_query(model, val), gradient_loop(model, *train)
+    assert_relative(scores.by_token, token_parts(model, *train, query), FLOAT64_RELATIVE)
+    assert_relative(scores.values, products(gradients, query)[:, 0], FLOAT64_RELATIVE)
+    rest = {name: g for name, g in gradients.items() if name.split(".")[0] not in EACH}
+    expected = products(rest, {name: query[name] for name in rest})[:, 0]
+    assert_relative(scores.values - scores.by_token.sum(dim=1), expected, FLOAT64_RELATIVE)
+    assert scores.stats["at_no_position"] == ["conv", "whole", "pooled"]
+    assert scores.by_layer is None
+
+
+def test_where_all_parameters_have_positions_the_parts_add_up_to_the_score():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 5)).double().eval()
+    x, y = torch.randint(0, 7, (8, 4)), torch.randint(0, 5, (8, 4))
+    y[0, 2:] = y[3, 1] = y[5] = -100
+    scores = ipfast.score(model, (x, y), (x[:3], y[:3]), params="all", by="token", check=False, progress=False)
+    assert_relative(scores.by_token.sum(dim=1), scores.values, FLOAT64_RELATIVE)
+    assert scores.stats["at_no_position"] == []
+    assert not scores.by_token[0, 2:].any()  # no label there, and nobody looks at it
+
+
+def test_several_queries_and_sequences_of_several_lengths():
+    model, x, y = untied(5, 7)
+    _, longer, more = untied(4, 8, seed=1)
+    loader = [(x, y), (longer, more)]
+
+    class Lengths(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter([(row, label) for inputs, labels in loader for row, label in zip(inputs, labels, strict=True)])
+
+    batches = torch.utils.data.DataLoader(Lengths(), batch_size=1)
+    val = (x[:4], y[:4])
+    scores = ipfast.score(model, batches, val, val_groups=["a", "b", "b", "a"], params="all", by="token", progress=False)
+    assert scores.by_token.shape == (9, 8, 2)
+    assert not scores.by_token[:5, 7].any()
+    for q, rows in enumerate(([0, 3], [1, 2])):
+        query = mean_query(model, (x[rows], y[rows]))
+        assert_relative(scores.by_token[:5, :7, q], token_parts(model, x, y, query), FLOAT64_RELATIVE)
+        assert_relative(scores.by_token[5:, :, q], token_parts(model, longer, more, query), FLOAT64_RELATIVE)
+
+
+def test_parts_by_token_are_saved(tmp_path):
+    model, x, y = untied(6)
+    method = ipfast.Method(points=ipfast.Dropout(2, 0.1))
+    options = {"params": "all", "by": "token", "method": method, "keep_members": True, "progress": False}
+    before = ipfast.score(model, (x, y), (x[:3], y[:3]), out=tmp_path / "s.safetensors", **options)
+    after = Scores.load(tmp_path / "s.safetensors")
+    assert torch.equal(after.by_token, before.by_token)
+    assert after.members.shape == (6, 2)
+    assert_relative(after.members.mean(dim=1), after.values, FLOAT64_RELATIVE)
+    before.save(tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text().startswith("index,score\n")
+    with pytest.raises(InputError, match="expected by_token of a column for each position"):
+        Scores(torch.zeros(2), "ip", "ghost", "reference", by_token=torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "self_tracin", "val": None}, "expected a query, which a score is linear in"),
+        ({"engine": "forward"}, "expected engine='ghost'"),
+        ({"params": "last"}, "expected params that name more"),
+        ({"params": ["pooled", "conv"]}, "expected layers that work position by position"),
+    ],
+)
+def test_parts_by_token_are_refused_where_there_are_none(arguments, words):
+    model, x, y = untied(6)
+    with pytest.raises(InputError, match=words):
+        ipfast.score(model, (x, y), progress=False, **{"val": (x[:3], y[:3]), "params": "all", "by": "token", **arguments})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UnavailableError
+from ..errors import InputError, UnavailableError
 from ..layers import Kept, LayerRule, layer_rule, wide
 from .explicit import ExplicitEngine
 from .forward import ForwardEngine
@@ -73,9 +73,11 @@ class GhostEngine:
     Args:
         network: the losses as a function of the scored parameters.
         by: "layer" also takes the remaining parameters layer by layer, each in one forward-mode pass a query; None: together.
+            "token" keeps apart what is at the positions of sequences [B, T], in `by_token`; scores only.
 
     Attributes:
-        by_layer: the last batch's scores [B, Q] of the parameters of each layer; they add up to the scores.
+        by_layer: the last batch's scores [B, Q] of the parameters of each layer; they add up to the scores, with those of
+        by_token: [B, T, Q] of the layers that work position by position, which are left out of by_layer.
     """
 
     name = "ghost"
@@ -83,6 +85,7 @@ class GhostEngine:
     def __init__(self, network: Network, *, by: str | None = None) -> None:
         self.network, self.by = network, by
         self.by_layer: dict[str, Tensor] = {}
+        self.by_token: Tensor | None = None
         self._plan: Plan | None = None
         self._seen = 0  # samples that the plan was made from
 
@@ -137,15 +140,21 @@ class GhostEngine:
     def dot(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], *, at: Parameters | None = None) -> Tensor:
         """Scores [B, Q] of a batch; arguments as those of ForwardEngine.dot."""
         plan = self.plan(inputs, labels)
-        self.by_layer = {}
+        self._restart()
+        positions = _positions(inputs) if self.by == "token" else None
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
             taken = [name for name, full in use.names.items() if full in queries and full not in plan.remainder]
             for layer, names in _by_layer(taken, use.names):
                 own = {name: queries[use.names[name]] for name in names}
-                self._add(layer, use.rule.dot(use.module, kept, b, own))
+                if positions is not None and _by_position(use, kept, b, positions):
+                    each = use.rule.dot(use.module, (kept[0].flatten(0, 1), *kept[1:]), b.flatten(0, 1), own)
+                    part = each.view(*positions, -1)
+                    self.by_token = part if self.by_token is None else self.by_token + part
+                else:
+                    self._add(layer, use.rule.dot(use.module, kept, b, own))
 
-        self._backward(plan, set(queries) - set(plan.remainder), inputs, labels, at or {}, visit, self.by_layer.clear)
+        self._backward(plan, set(queries) - set(plan.remainder), inputs, labels, at or {}, visit, self._restart)
         rest = {name: query for name, query in queries.items() if name in plan.remainder}
         for layer, names in self._apart(list(rest)):
             self._add(layer, self._otherwise(inputs, labels, {name: rest[name] for name in names}, at))
@@ -154,7 +163,7 @@ class GhostEngine:
     def norm_sq(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> Tensor:
         """‖∇ℓ_i‖² [B]"""
         plan = self.plan(inputs, labels)
-        self.by_layer = {}
+        self._restart()
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
             taken = [name for name, full in use.names.items() if full not in plan.repeated and full not in plan.remainder]
@@ -162,7 +171,7 @@ class GhostEngine:
                 self._add(layer, use.rule.norm_sq(use.module, kept, b, names))
 
         taken = set(self.network.parameters) - plan.repeated - set(plan.remainder)
-        self._backward(plan, taken, inputs, labels, at or {}, visit, self.by_layer.clear)
+        self._backward(plan, taken, inputs, labels, at or {}, visit, self._restart)
         rest = [name for name in self.network.parameters if name in plan.repeated or name in plan.remainder]
         for layer, names in self._apart(rest):
             self._add(layer, ExplicitEngine(_only(self.network, names)).norm_sq(inputs, labels, at=at))
@@ -178,6 +187,29 @@ class GhostEngine:
         nothing = torch.zeros(samples(inputs) or 1, *queries, dtype=self.network.dtype, device=self.network.device)
         return torch.stack([wide(self.by_layer.get(layer, nothing)) for layer in self.layers], dim=1)
 
+    def tokenwise(self, inputs: Any, *queries: int) -> Tensor:
+        """[B, 1 + T, *queries]: what is at no position, then by_token. They add up to the scores."""
+        positions = _positions(inputs)
+        if positions is None or self.by_token is None:
+            given = "no inputs [B, T]" if positions is None else f"none among the scored ones, of T={positions[1]}"
+            raise InputError(
+                f"{self.network.where}: expected layers that work position by position on sequences [B, T], with by='token'; "
+                f"got {given}. Leave by out."
+            )
+        rest = self._summed_layers(inputs, *queries)
+        return torch.cat([rest[:, None], wide(self.by_token)], dim=1)
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Names of the layers whose part in the last scores is at no position."""
+        found = [name for name in self.by_layer if name != OTHERS]
+        if OTHERS in self.by_layer and self._plan is not None:
+            found += map(layer_of, self._plan.remainder)
+        return [layer for layer in self.layers if layer in found]
+
+    def _restart(self) -> None:
+        self.by_layer, self.by_token = {}, None
+
     def _add(self, layer: str, part: Tensor) -> None:
         before = self.by_layer.get(layer)
         self.by_layer[layer] = part if before is None else before + part
@@ -189,7 +221,12 @@ class GhostEngine:
         return [(OTHERS, names)] if names else []
 
     def _summed(self, inputs: Any, *queries: int, absolute: bool = False) -> Tensor:
-        """The sum of by_layer; zeros [B, *queries] where no scored parameter takes part in the losses."""
+        """The sum of all parts."""
+        total = self._summed_layers(inputs, *queries, absolute=absolute)
+        return total if self.by_token is None else total + wide(self.by_token).sum(dim=1)
+
+    def _summed_layers(self, inputs: Any, *queries: int, absolute: bool = False) -> Tensor:
+        """The sum of by_layer; zeros [B, *queries] where there is none."""
         parts = [wide(part) for part in self.by_layer.values()]
         if not parts:
             return torch.zeros(samples(inputs) or 1, *queries, dtype=self.network.dtype, device=self.network.device)
@@ -283,6 +320,17 @@ def _by_layer(names: list[str], full: Mapping[str, str] | None = None) -> Iterab
     for name in names:
         found.setdefault(layer_of(name if full is None else full[name]), []).append(name)
     return found.items()
+
+
+def _positions(inputs: Any) -> tuple[int, int] | None:
+    """(B, T) of a batch of sequences, [B, T] or [B, T, d]: the first two dimensions of its first tensor that has them."""
+    first = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 1), None)
+    return None if first is None else (first.shape[0], first.shape[1])
+
+
+def _by_position(use: Use, kept: Kept, b: Tensor, positions: tuple[int, int]) -> bool:
+    """Whether a layer works position by position on the sequences: on [B, T] or [B, T, d], and gives [B, T, d]."""
+    return b.dim() == 3 and use.rule.by_position(use.module) and kept[0].shape[:2] == b.shape[:2] == positions
 
 
 def _input(arguments: Any, keywords: Any) -> Tensor:

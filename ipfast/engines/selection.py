@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..registry import check_choice
 
 ENGINES = ("auto", "head", "forward", "ghost", "explicit")
-PARTS = ("layer",)
+PARTS = ("layer", "token")
 """What a score can be the sum of."""
 
 
@@ -53,7 +53,7 @@ def select_engine(
         queries: Q. target: "val", or "self" for ‖∇ℓ_i‖², which has no directional derivative.
         layers: shapes of the scored layers, where they are known; otherwise T is taken as large.
         forward_derivative: whether every function of the network has one.
-        by: "layer" asks for the parts of a score beside it, which only ghost gives; None: the scores alone.
+        by: "layer" or "token" asks for the parts of a score beside it, which only ghost gives; None: the scores alone.
 
     Returns:
         The chosen name ("head", "forward", "ghost" or "explicit") and the reason.

@@ -37,7 +37,7 @@ class NetworkJob:
         network: what is scored.
         engine: "auto", "forward", "ghost" or "explicit".
         batch_size: samples that go through the network at once; None: as many as fit.
-        by: "layer": the scores are made of the parts of each layer; None: they are not taken apart.
+        by: "layer" or "token": the scores are taken apart; None: they are not.
     """
 
     def __init__(self, where: str, network: Network, *, engine: str, batch_size: int | None, by: str | None = None) -> None:
@@ -140,7 +140,7 @@ def network_groups(job: NetworkJob, points: Iterable[Point]) -> Iterator[Network
 
 
 class NetworkScorer:
-    """The scores of a batch at one point: [B, 1, Q], or [B, 1, L, Q] by layer.
+    """The scores of a batch at one point: [B, 1, Q], or in parts by layer [B, 1, L, Q] or by token [B, 1, 1 + T, Q].
 
     Args:
         group: the point.
@@ -197,12 +197,19 @@ class NetworkScorer:
         assert isinstance(self._engine, GhostEngine)
         return self._engine.layers
 
+    @property
+    def elsewhere(self) -> list[str]:
+        """Names of the layers whose part is at no position."""
+        assert isinstance(self._engine, GhostEngine)
+        return self._engine.elsewhere
+
     def _parts(self, scores: Tensor, inputs: Any) -> Tensor:
-        """The parts that an engine's last scores [B, ...] are the sum of, [B, L, ...], where they are asked for."""
+        """The parts that an engine's last scores [B, ...] are the sum of, [B, L or 1 + T, ...], where they are asked for."""
         if self.group.job.by is None:
             return scores
         assert isinstance(self._engine, GhostEngine)
-        return self._engine.layered(inputs, *scores.shape[1:])
+        taken = self._engine.layered if self.group.job.by == "layer" else self._engine.tokenwise
+        return taken(inputs, *scores.shape[1:])
 
 
 def _engine(job: NetworkJob, name: str, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:
