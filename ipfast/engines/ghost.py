@@ -88,20 +88,34 @@ class GhostEngine:
         self.by_token: Tensor | None = None
         self._plan: Plan | None = None
         self._seen = 0  # samples that the plan was made from
+        self._held: dict[str, tuple[int, int]] = {}  # shortest and longest that each dimension was when the plan was checked
 
     def plan(self, inputs: Any, labels: Any) -> Plan:
         """How each parameter is taken, found by running the network on one sample and on two.
 
-        A batch that shows what these did not (a layer called again, or on something else than the samples) amends it.
+        A batch that shows what these did not (a layer called again, or on something else than the samples) amends it, and one
+        whose samples are longer or shorter than all before holds it to forward mode again.
         """
         count = samples(inputs) or 1
+        few = slice(0, min(2, count))
         if self._plan is None or self._seen < min(2, count):
-            self._seen = min(2, count)
-            few = slice(0, self._seen)
-            some = rows_of(inputs, few, count), rows_of(labels, few, count)
-            self._plan = _made_plan(self.network, *some)
-            self._check(*some)
+            self._seen, self._held = min(2, count), {}
+            self._plan = _made_plan(self.network, rows_of(inputs, few, count), rows_of(labels, few, count))
+        if self._widened(inputs):
+            self._check(rows_of(inputs, few, count), rows_of(labels, few, count))
         return self._plan
+
+    def _widened(self, inputs: Any) -> bool:
+        """Whether a dimension of a batch is longer or shorter than it was in all before; it is counted in from then on.
+
+        Few batches are, so that a check of each costs little: of n lengths in random order about 2·log n.
+        """
+        widened = False
+        for place, size in _dimensions(inputs):
+            low, high = self._held.get(place, (size, size))
+            widened |= place not in self._held or not low <= size <= high
+            self._held[place] = min(low, size), max(high, size)
+        return widened
 
     def _check(self, inputs: Any, labels: Any) -> None:
         """Hold the plan to forward mode on a few samples, or to explicit gradients where that has no formula.
@@ -113,7 +127,7 @@ class GhostEngine:
         assert plan is not None
         network.precision = None
         engine = GhostEngine(network)
-        engine._plan, engine._seen = plan, self._seen
+        engine._plan, engine._seen, engine._held = plan, self._seen, self._held
         generator = torch.Generator().manual_seed(0)
         for suspects in ([use for use in plan.uses if use.spread], plan.uses):
             taken = [full for use in plan.uses for full in use.names.values()]
@@ -320,6 +334,15 @@ def _by_layer(names: list[str], full: Mapping[str, str] | None = None) -> Iterab
     for name in names:
         found.setdefault(layer_of(name if full is None else full[name]), []).append(name)
     return found.items()
+
+
+def _dimensions(inputs: Any) -> Iterable[tuple[str, int]]:
+    """A name and the length of each dimension of the samples in a batch, and of how many tensors there are."""
+    leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    yield "tensors", len(leaves)
+    for index, leaf in enumerate(leaves):
+        yield f"dimensions of {index}", leaf.dim()
+        yield from ((f"{axis} of {index}", size) for axis, size in enumerate(leaf.shape[1:], 1))
 
 
 def _positions(inputs: Any) -> tuple[int, int] | None:
