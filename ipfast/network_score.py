@@ -173,14 +173,15 @@ class NetworkRun:
         return made
 
     def score(self, source: Source, result: Result, stored: Sequence[Term] | None, progress: bool) -> list[NetworkScorer]:
-        """Score the training data at one point after another into `result`."""
+        """Score the training data at one group of points after another into `result`."""
         require_array_labels(self.job.where, "train", source)
         self._look_ahead(train=source)
         scorers = []
-        for index, group in enumerate(self.groups(stored)):
+        first = 0
+        for group in self.groups(stored):
             with group.entered():
                 if stored is not None:
-                    terms = list(stored[index : index + 1])
+                    terms = list(stored[first : first + len(group.points)])
                 else:
                     terms = [] if self.maker is None else self.maker.terms(group)
                 scorer = NetworkScorer(group, terms)
@@ -189,6 +190,7 @@ class NetworkRun:
                     stream(parts, source, self.method.name, progress, ragged=self.job.by == "token"), terms, scorer.weights
                 )
             scorers.append(scorer)
+            first += len(group.points)
         return scorers
 
     def _parts(self, scorer: NetworkScorer, source: Source, *, alone: bool) -> Iterator[tuple[int, Tensor]]:
