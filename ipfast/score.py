@@ -24,7 +24,7 @@ from .hygiene import check_features
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
-from .network_score import NetworkRun, network_scores, open_network, require_engine, require_pairs_fit
+from .network_score import NetworkRun, network_scores, open_network, require_by, require_engine, require_pairs_fit
 from .pairwise import Pairwise, require_pairs
 from .points import Final, Point
 from .query import (
@@ -69,6 +69,7 @@ def score(
     aggregate: bool = True,
     tokens: str = "mean",
     labels_key: str = "labels",
+    by: str | None = None,
 ) -> Scores:
     """Score every training sample: which help the model on the validation data (positive) and which hurt it (negative).
 
@@ -129,6 +130,9 @@ def score(
             tokens are by `labels[:, :-1] = ids[:, 1:]; labels[:, -1] = -100`. Tokens labelled -100 (or the `ignore_index` of
             the loss), or whose targets are all NaN, do not count, nor do their features. A sequence without any scores 0, and
             is left out of M. A callable impact gets the counted tokens of val as its logits [K, C] and labels [K].
+        by: "layer" gives, beside the scores, the part that the parameters of each layer have in them, as `Scores.by_layer`
+            [N, L]; "token" the part of what is computed at each position of sequences [B, T], as `Scores.by_token` [N, T]. Over
+            a network and by the ghost engine only.
 
     Returns:
         Scores with values [N] in the order of the data, [N, Q] for several queries, [N, T] with tokens="each"; float32, or
@@ -168,6 +172,8 @@ def score(
     check_precision(where, precision)
     given = {"head": head is not None, "include_bias=False": not include_bias, f"backend={backend!r}": backend != "auto"}
     require_engine(where, scored, engine, given)
+    combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
+    require_by(where, by, scored, engine, chosen, combine)
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
     if not aggregate:
@@ -193,7 +199,6 @@ def score(
             raise InputError(f"{where}: expected no tokens='each' with method 'random', one number a sample. Leave it out.")
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
-    combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
     queries = stored.queries if stored is not None else None if validation is None else validation.names
     if scored != "last":
         if check and validation is not None:
@@ -209,7 +214,7 @@ def score(
             device=target,
             check=check,
         )
-        job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size)
+        job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size, by=by)
         if not aggregate:
             assert validation is not None
             validation = require_pairs_fit(where, network, validation)

@@ -50,6 +50,7 @@ CALLABLES = [
     ipfast.Scores.save,
     ipfast.Scores.topk,
     ipfast.Scores.by_sequence,
+    ipfast.Scores.of_layer,
     ipfast.ops.head_dot,
     ipfast.ops.head_norm,
     ipfast.ops.token_norm,
@@ -78,6 +79,7 @@ CALLABLES = [
     torch.utils.data.DataLoader,
     torch.nn.BatchNorm1d,
     torch.optim.SGD,
+    *(getattr(ipfast, name) for name in ("CG", "EKFAC", "Arnoldi", "DataInf", "Exact", "LiSSA", "Source", "Segments")),
 ]
 ARGUMENTS = {name for item in CALLABLES for name in inspect.signature(item).parameters}
 # Parts of data that messages name as arguments are named: features and labels of a pair, a batch that a Scorer is called with.

@@ -59,19 +59,21 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
 
     def _losses(self, group: NetworkGroup, validation: Validation) -> Tensor:
         network = group.job.network
-        total, counts = torch.zeros(1, validation.queries, dtype=torch.float64), _Counts(group, validation)
+        shape = len(group.points), validation.queries
+        total, counts = torch.zeros(shape, dtype=torch.float64), _Counts(group, validation)
         for batch in self._batches(group, validation):
-            with torch.no_grad():
-                values = network.losses(group.parameters, batch.inputs, batch.labels)
-            batch.require_finite(group, values)
-            total[0, batch.query] += float(values.double().sum())
+            for index, parameters in enumerate(group.parameters):
+                with torch.no_grad():
+                    values = network.losses(parameters, batch.inputs, batch.labels)
+                batch.require_finite(group, values)
+                total[index, batch.query] += float(values.double().sum())
             counts.add(batch)
         self._tell_counts(validation, counts.samples, counts.empty, of_tokens=counts.of_tokens)
         return total / counts.samples
 
     def _dots(self, group: NetworkGroup, validation: Validation) -> list[NetworkDot]:
-        point = group.points[0]
-        return [NetworkDot(point.weight, point, self._gradients(group, validation))]
+        pairs = zip(group.points, group.parameters, strict=True)
+        return [NetworkDot(p.weight, p, self._gradients(NetworkGroup(group.job, [p], [at]), validation)) for p, at in pairs]
 
     def _problem(self, group: NetworkGroup, index: int) -> Problem:
         raise InputError(
@@ -90,13 +92,12 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
         return replace(term, gradients={name: piece.reshape(value.shape).to(value) for (name, value), piece in named})
 
     def _gradients(self, group: NetworkGroup, validation: Validation) -> dict[str, Tensor]:
-        """∇f(θ; V) by parameter name, each [Q, *shape], summed in float32 or float64."""
+        """∇f(θ; V) at a group's only point by parameter name, each [Q, *shape], summed in float32 or float64."""
         network, several, counts = group.job.network, validation.queries, _Counts(group, validation)
-        leaves = {
-            name: group.parameters.get(name, value).detach().requires_grad_() for name, value in network.parameters.items()
-        }
+        at = group.parameters[0]
+        leaves = {name: at.get(name, value).detach().requires_grad_() for name, value in network.parameters.items()}
         # All others without gradients, so that nothing before the first scored layer is kept for the backward pass.
-        theta = {**network.every(), **group.parameters, **leaves}
+        theta = {**network.every(), **at, **leaves}
         total = {
             name: torch.zeros(several, *leaf.shape, dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)
             for name, leaf in leaves.items()
@@ -152,7 +153,7 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
         kept: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(validation.queries)]
         for batch in self._batches(group, validation):
             with torch.no_grad():
-                z, y, _ = network.counted_logits(group.parameters, batch.inputs, batch.labels)
+                z, y, _ = network.counted_logits(group.parameters[0], batch.inputs, batch.labels)
             self.impact.check_outputs(group.job.where, z.shape[1], network.loss)
             batch.require_finite(group, z)
             kept[batch.query].append((z.double(), y, batch.rows.to(z.device)))

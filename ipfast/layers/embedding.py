@@ -15,6 +15,9 @@ class EmbeddingRule(LayerRule):
     def takes(self, module: Any) -> bool:
         return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
 
+    def by_position(self, module: nn.Module) -> bool:
+        return True
+
     def dot(self, module: Any, kept: Kept, b: Tensor, queries: Mapping[str, Tensor]) -> Tensor:
         tokens, cotangents = self._counted(module, kept[0], b)
         columns = [(query[tokens].to(cotangents) * cotangents).flatten(1).sum(dim=1) for query in queries["weight"]]
