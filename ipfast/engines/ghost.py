@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError, UnavailableError
-from ..layers import Kept, LayerRule, layer_rule, wide
+from ..layers import Kept, LayerRule, Shared, can_share, layer_rule, shared_norm_sq, wide
 from .explicit import ExplicitEngine
 from .forward import ForwardEngine
 from .network import Network, Parameters, without_fast_path
@@ -61,6 +61,11 @@ class Plan:
     uses: list[Use] = field(default_factory=list)
     repeated: set[str] = field(default_factory=set)
     remainder: dict[str, str] = field(default_factory=dict)
+
+    def forms(self, name: str) -> bool:
+        """Whether a parameter's gradient is formed for a norm: where it is shared in a way that no rule knows."""
+        rules = [use.rule for use in self.uses if name in use.names.values()] if name in self.repeated else []
+        return bool(rules) and not can_share(rules)
 
 
 class GhostEngine:
@@ -179,14 +184,26 @@ class GhostEngine:
         plan = self.plan(inputs, labels)
         self._restart()
 
+        shared: dict[str, list[Shared]] = {}
+
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
-            taken = [name for name, full in use.names.items() if full not in plan.repeated and full not in plan.remainder]
-            for layer, names in _by_layer(taken, use.names):
+            own = {name: full for name, full in use.names.items() if full not in plan.remainder and not plan.forms(full)}
+            for name, full in own.items():
+                if full in plan.repeated:
+                    shared.setdefault(full, []).append(Shared(use.rule, use.module, name, kept, b))
+            for layer, names in _by_layer([name for name, full in own.items() if full not in plan.repeated], own):
                 self._add(layer, use.rule.norm_sq(use.module, kept, b, names))
 
-        taken = set(self.network.parameters) - plan.repeated - set(plan.remainder)
-        self._backward(plan, taken, inputs, labels, at or {}, visit, self._restart)
-        rest = [name for name in self.network.parameters if name in plan.repeated or name in plan.remainder]
+        def restart() -> None:
+            self._restart()
+            shared.clear()
+
+        taken = {name for name in self.network.parameters if name not in plan.remainder and not plan.forms(name)}
+        self._backward(plan, taken, inputs, labels, at or {}, visit, restart)
+        with torch.no_grad():
+            for full, uses in shared.items():
+                self._add(layer_of(full), shared_norm_sq(uses))
+        rest = [name for name in self.network.parameters if name in plan.remainder or plan.forms(name)]
         for layer, names in self._apart(rest):
             self._add(layer, ExplicitEngine(_only(self.network, names)).norm_sq(inputs, labels, at=at))
         return self._summed(inputs)
