@@ -75,7 +75,12 @@ def score(
     labels: Annotated[Path | None, typer.Option(help=".npy [N], of tokens [N, T]: class indices; or targets [..., C].")] = None,
     train: Annotated[Path | None, typer.Option(help=".npz or .safetensors with both, features and labels.")] = None,
     val: Annotated[Path | None, typer.Option(help=".npz or .safetensors with trusted features and labels.")] = None,
-    method: Annotated[str, typer.Option(help="ip, ip_ensemble, self_tracin, or a control: loss, random.")] = "ip",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="ip, ip_ensemble, self_tracin, exact, lissa, cg, datainf, ekfac, self_ekfac, or a control: loss, random."
+        ),
+    ] = "ip",
     loss: Annotated[str, typer.Option(help="auto (cross_entropy), bce_with_logits or mse.")] = "auto",
     impact: Annotated[
         str,

@@ -94,9 +94,9 @@ def score(
             method; it is None for self_tracin, loss and random.
             Several validation sets, as a list of them or as a mapping from names, make as many queries.
         method: "ip", "ip_ensemble", "self_tracin", or a control that others must beat: "loss" (−ℓ_i) or "random"; or a Method,
-            such as Method(points=Dropout(20, 0.05)), or Method(points=Checkpoints([...])) for TracIn. With an inverse Hessian of
-            the mean training loss: "exact", "lissa", "cg", "arnoldi", "datainf", "ekfac", "self_lissa", "self_ekfac", or SOURCE,
-            Method(points=Segments(...), curvature=Source()).
+            such as Method(points=Dropout(20, 0.05)), or Method(points=Checkpoints([...])) for TracIn. With an inverse Hessian
+            of the mean training loss: "exact", "lissa", "cg", "arnoldi", "datainf", "ekfac", "self_lissa", "self_ekfac", or
+            SOURCE, Method(points=Segments(...), curvature=Source()).
         loss: "cross_entropy" (integer labels), "bce_with_logits", "mse" or an object of ipfast.losses; "auto": the estimator's
             own for scikit-learn, else cross_entropy. With `params` also a callable (model, batch) -> ℓ [B] of each sample.
         impact: what should improve: "utility" (the mean validation loss); "adversarial" (that of samples moved across the
