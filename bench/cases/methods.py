@@ -185,7 +185,8 @@ def make_contenders(p: Problem) -> list[Contender]:
     def bare() -> Tensor:
         inputs = torch.linalg.eigh((p.h.T @ p.h).double()).eigenvectors.to(p.h)
         torch.linalg.eigh(torch.eye(p.classes, dtype=torch.float64))
-        return p.h @ inputs
+        turned: Tensor = p.h @ inputs
+        return turned
 
     def features() -> Tensor:
         with torch.inference_mode():
