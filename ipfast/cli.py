@@ -1,4 +1,4 @@
-"""The command line: ipfast score, curate, doctor and demo."""
+"""The command line: ipfast score, curate, doctor, demo and experiment."""
 
 from __future__ import annotations
 
@@ -277,6 +277,54 @@ def demo(
     from .demo import run_demo  # scikit-learn and matplotlib are an extra
 
     run_demo(cifar=cifar, cifar_labels=cifar_labels, report=report, noise=noise, seed=seed, echo=typer.echo)
+
+
+def _parts(values: list[str] | None) -> list[str] | None:
+    """What was given once or several times, each with commas or without."""
+    return None if not values else [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="synthetic or vision.", show_default=False)],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets; synthetic needs none.")] = None,
+    out: Annotated[Path, typer.Option(help="Where NAME-SCALE/ with results goes, and is gone on with.")] = Path(
+        "ipfast-experiments"
+    ),
+    scale: Annotated[str, typer.Option(help="small, or paper: the setting of the paper, for a GPU.")] = "small",
+    methods: Annotated[list[str] | None, typer.Option(help="Names with commas; default: all.")] = None,
+    seeds: Annotated[list[str] | None, typer.Option(help="Whole numbers with commas, shared by all methods.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option(help="Parts, settings or part/setting with commas: removal/worst; default: all.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda; default: a GPU if there is one.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Start nothing new after that time.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress and the time that is left.")] = True,
+) -> None:
+    """Run an experiment of the paper, or go on with it: what is finished is never run again.
+
+    Example: ipfast experiment vision --data data --settings removal/worst --methods ip,random --seeds 0,1,2
+    """
+    from .experiments import run_experiment  # scikit-learn and matplotlib are an extra
+
+    numbers = _parts(seeds)
+    if numbers is not None and not all(number.isdecimal() for number in numbers):
+        raise ipfast.InputError(
+            f"experiment: expected --seeds to be whole numbers; got {','.join(numbers)}. Pass --seeds 0,1,2."
+        )
+    run_experiment(
+        name,
+        data=data,
+        out=out,
+        scale=scale,
+        methods=_parts(methods),
+        seeds=None if numbers is None else [int(number) for number in numbers],
+        settings=_parts(settings),
+        device=device,
+        minutes=minutes,
+        progress=progress,
+        echo=typer.echo,
+    )
 
 
 if __name__ == "__main__":

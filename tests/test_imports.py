@@ -65,10 +65,16 @@ ALLOWED = {
     "index": {"query", "scores", "data", "ops"},
     "curate": {"scores", "data", "combine", "query", "terms", "losses"},  # relabel reads a query, combine adds up ranks
     # Programs use what users use: names of the package itself, not of its modules.
-    "cli": {"ipfast", "doctor", "demo"},
+    "cli": {"ipfast", "doctor", "demo", "experiments"},
     "__main__": {"cli"},
-    "demo": {"ipfast", "ops", "data", "methods"},  # it reads and writes files as the package does, and walks the method table
-    "experiments": {"ipfast", "ops"},
+    "demo": {
+        "ipfast",
+        "ops",
+        "data",
+        "methods",
+        "experiments",
+    },  # it trains, reads and writes as the others do
+    "experiments": {"ipfast", "ops", "data", "methods"},  # as the demo
     "adapters": {"ipfast", "ops"},
     "doctor": {"dispatch", "ops"},  # it examines the backends
     "kernels": set(),

@@ -16,6 +16,8 @@ FLOAT64_RELATIVE = 1e-10
 """Largest relative error of a float64 computation against per-sample autograd in float64."""
 FLOAT32_RELATIVE = 1e-4
 """The same of a float32 computation, whose scores may be small beside the terms they are the sum of."""
+DIFFERENCE_RELATIVE = 1e-4
+"""The same of a derivative against a central difference of step 1e-3, whose own error is of the second order."""
 CONFIDENT_RELATIVE = 1e-4
 """Largest relative error on a sample whose own class has probability 1 − 1e-8."""
 BF16_CONFIDENT_RELATIVE = 0.1

@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import ipfast
+from ipfast.data import cifar as files
 from ipfast.demo import cifar, run_demo
 from ipfast.demo.compare import ROWS, Row, compare
 from ipfast.demo.digits import digits
@@ -141,7 +142,7 @@ def original(tmp_path_factory):
     pixels = np.clip(labels[:, None] * 25 + random.integers(0, 25, (len(labels), 3072)), 0, 255).astype(np.uint8)
     records = np.concatenate([labels[:, None], pixels], axis=1)
     (folder / "cifar-10-batches-bin").mkdir()
-    for number, name in enumerate([*cifar.BATCHES, "test_batch.bin"]):
+    for number, name in enumerate([*files.CIFAR10.train, *files.CIFAR10.test]):
         records[number * RECORDS : (number + 1) * RECORDS].tofile(folder / "cifar-10-batches-bin" / name)
     clean = labels[: 5 * RECORDS].astype(np.int64)
     worse = np.where(random.random(len(clean)) < 0.3, (clean + 1) % 10, clean)
@@ -151,9 +152,17 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def folder(original, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar, "RECORDS", RECORDS)
+    monkeypatch.setattr(files, "CIFAR10", replace(files.CIFAR10, records=RECORDS, test_records=RECORDS))
     monkeypatch.setattr(cifar, "EPOCHS", 1)
     return shutil.copytree(original, tmp_path / "cifar")
+
+
+def read_files(folder: Path, noise_set: str):
+    return files.read_cifar("demo", folder, files.CIFAR10, noise_set)
+
+
+def read_human_labels(file: Path):
+    return files.read_human_labels("demo", file, files.CIFAR10, "worse")
 
 
 def refused(folder: Path, error: type[Exception], *words: str, noise_set: str = "worse") -> None:
@@ -175,7 +184,7 @@ def test_cifar_in_the_original_layout_runs_to_the_page(folder):
 
 
 def test_cifar_images_and_labels_keep_their_places(folder):
-    images, labels, test_images, test_labels, noisy = cifar.read_files(folder, "worse")
+    images, labels, test_images, test_labels, noisy = read_files(folder, "worse")
     assert images.shape == (5 * RECORDS, 32, 32, 3)
     assert len(test_images) == len(test_labels) == RECORDS
     assert np.array_equal(images.mean(axis=(1, 2, 3)) // 25, labels)
@@ -267,30 +276,31 @@ def test_a_hostile_label_file_does_not_run(folder):
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
 def test_labels_pickled_by_either_numpy_are_read(module, folder):
     file = folder / "CIFAR-10_human.pt"
-    expected = cifar.read_human_labels(file, "worse")
+    expected = read_human_labels(file)
     changed = io.BytesIO()
     with zipfile.ZipFile(file) as old, zipfile.ZipFile(changed, "w") as new:
         for name in old.namelist():
             content = old.read(name)
             new.writestr(name, re.sub(rb"numpy\._?core\.multiarray", module.encode(), content))
     file.write_bytes(changed.getvalue())
-    found = cifar.read_human_labels(file, "worse")
+    found = read_human_labels(file)
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
 def test_reading_labels_keeps_what_the_user_trusts(folder):
     with torch.serialization.safe_globals([np.ndarray]):
         before = set(torch.serialization.get_safe_globals())
-        cifar.read_human_labels(folder / "CIFAR-10_human.pt", "worse")
+        read_human_labels(folder / "CIFAR-10_human.pt")
         assert set(torch.serialization.get_safe_globals()) == before
         assert np.ndarray in before
 
 
 def test_the_network_depends_on_the_seed_alone(folder):
-    images, labels = cifar.read_files(folder, "worse")[:2]
+    images, labels = read_files(folder, "worse")[:2]
 
     def features(seed: int) -> np.ndarray:
-        network = cifar.train_network(images[:64], labels[:64], epochs=1, seed=seed, device=torch.device("cpu"))
+        recipe, device = replace(cifar.SMALL, epochs=1), torch.device("cpu")
+        network = cifar.train_network(images[:64], labels[:64], recipe, classes=10, seed=seed, device=device)
         return cifar.extract(network, images[:10])
 
     before = torch.get_rng_state()
@@ -305,7 +315,7 @@ def test_the_network_depends_on_the_seed_alone(folder):
 @pytest.mark.skipif("IPFAST_DATA" not in os.environ, reason="IPFAST_DATA does not name the folder of the data sets")
 @pytest.mark.parametrize(("noise_set", "share"), [("worse", 0.4021), ("aggre", 0.0901), ("random1", 0.1723)])
 def test_the_real_cifar_files_are_read(noise_set, share):
-    images, labels, test_images, _, noisy = cifar.read_files(Path(os.environ["IPFAST_DATA"]), noise_set)
+    images, labels, test_images, _, noisy = read_files(Path(os.environ["IPFAST_DATA"]), noise_set)
     assert images.shape == (50_000, 32, 32, 3)
     assert test_images.shape == (10_000, 32, 32, 3)
     assert (noisy != labels).mean() == pytest.approx(share, abs=1e-4)

@@ -1,0 +1,16 @@
+"""The experiments of arXiv 2405.17490, each one command: ipfast experiment NAME.
+
+cells.py      what is run: a cell is one method at one setting with one seed
+ledger.py     what has been run: a line a cell, in a file that survives being killed
+base.py       what an experiment is
+run.py        a run from start to tables and figures
+chosen.py     methods by their names in tables, with what an experiment gives them
+intervals.py  means, spreads and paired differences
+tables.py     Markdown            figures.py    PNG
+synthetic/    sections 3 and 4: order consistency, influence against leaving out, on toy data
+vision/       section 5: images under labels that people gave, CIFAR-10N and CIFAR-100N
+"""
+
+from .run import EXPERIMENTS, run_experiment
+
+__all__ = ["EXPERIMENTS", "run_experiment"]

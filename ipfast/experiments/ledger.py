@@ -1,0 +1,125 @@
+"""Results as JSON lines: a cell counts as finished when its whole line is in the file.
+
+A line is written by one call and flushed to the disk. A process that is killed in the middle leaves at most the head of a last
+line, which the next one cuts off. The file is locked while it is open, so that two processes cannot run the same cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import InputError, UnavailableError
+from .cells import Cell, Record
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where one has to take care oneself
+    fcntl = None  # type: ignore[assignment]
+
+
+class Ledger:
+    """The finished cells of one run, read when it is entered.
+
+    Args:
+        file: .jsonl; made when it is not there.
+        header: names of the experiment and its scale, repeated on each line and expected of those that are there.
+    """
+
+    def __init__(self, file: Path, **header: str) -> None:
+        self.file = file
+        self.header = header
+        self.finished: dict[Cell, Record] = {}
+        self._descriptor = -1
+
+    def __enter__(self) -> Ledger:
+        self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._descriptor)
+
+    def add(self, record: Record) -> None:
+        """Write the line of a cell that is finished."""
+        assert record.cell not in self.finished, f"{record.cell} was run twice"
+        entry = {
+            **self.header,
+            **record.cell._asdict(),
+            "values": _finite(record.values),
+            "seconds": round(record.seconds, 3),
+            **record.about,
+        }
+        line = json.dumps(entry, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        while line:  # a full disk may take a part; the rest raises
+            line = line[os.write(self._descriptor, line) :]
+        os.fsync(self._descriptor)
+        self.finished[record.cell] = Record(record.cell, entry["values"], entry["seconds"], record.about)
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UnavailableError(
+                f"experiment: expected to be the only process that writes {str(self.file)!r}; another one does. Wait for it, "
+                "or choose another --out."
+            ) from error
+
+    def _read(self) -> None:
+        content = self.file.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._descriptor, whole)
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            record = self._record(number, line)
+            if record.cell in self.finished:
+                raise InputError(
+                    f"experiment: expected one line a cell in {str(self.file)!r}; line {number} is a second one of "
+                    f"{record.cell}. Delete one of them."
+                )
+            self.finished[record.cell] = record
+
+    def _record(self, number: int, line: bytes) -> Record:
+        found: Any = None
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+        try:
+            entry = dict(found)
+            header = {name: entry.pop(name) for name in self.header}
+            cell = Cell(*(entry.pop(name) for name in Cell._fields))
+            values, seconds = dict(entry.pop("values")), float(entry.pop("seconds"))
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"experiment: expected a finished cell on line {number} of {str(self.file)!r}; it is none. Delete the line, or "
+                "choose another --out."
+            ) from error
+        if header != self.header:
+            raise InputError(
+                f"experiment: expected cells of {self.header} in {str(self.file)!r}; line {number} is of {header}. Choose "
+                "another --out."
+            )
+        return Record(cell, values, seconds, entry)
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON has it; what is not a number is null."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,124 @@
+"""One toy with one seed: the trained model, what leaving each sample out does, and the scores of every method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ipfast
+
+from ...data.writers import write_archive
+from ...methods import get_method
+from ..chosen import seeded
+from .models import copies, load, logits, make_model, train
+from .objectives import OBJECTIVES, Objective, make_objective
+from .oracle import Solved, query, solve
+from .toys import make_toy
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On matrices this small a second thread gives little, and waits for the first one wherever the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass
+class ToyRun:
+    """A trained toy. What took time lies in `folder`, and is read again by later cells.
+
+    Attributes:
+        steps: of Adam when a sample is left out of the moons, from the trained parameters; None: all, from the first ones.
+        progress: whether bars are shown.
+    """
+
+    folder: Path
+    name: str
+    seed: int
+    steps: int | None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        self.toy = make_toy(self.name, self.seed)
+        self.model = make_model(self.name, self.seed)
+        self.first = copies(self.model, 1)
+        file = self.folder / f"{self.name}-{self.seed}.npz"
+        if file.exists():
+            with np.load(file, allow_pickle=False) as archive:
+                self.trained = [torch.from_numpy(archive[f"parameter {place}"]) for place in range(len(self.first))]
+                self.left_out: dict[str, np.ndarray] = {name: archive[name] for name in OBJECTIVES}
+            load(self.model, self.trained, 0)
+            return
+        count = len(self.toy.y)
+        everyone = torch.ones(1, count, dtype=torch.float64)
+        with _one_thread():
+            self.trained = train(self.name, self.first, self.toy.x, self.toy.y, everyone, progress=self.progress)
+            load(self.model, self.trained, 0)
+            self.left_out = self._leave_out()
+        parameters = {f"parameter {place}": values.numpy() for place, values in enumerate(self.trained)}
+        self.folder.mkdir(exist_ok=True)
+        write_archive(file, {**parameters, **self.left_out})
+
+    def _leave_out(self) -> dict[str, np.ndarray]:
+        """By objective [N]: f without sample i minus f with all, each trained alike."""
+        toy, count = self.toy, len(self.toy.y)
+        weights = torch.cat([torch.ones(1, count), 1 - torch.eye(count)])  # the first copy keeps all
+        # float32 of many copies is as fast again, and far finer than what training for some steps more or less changes.
+        dtype = torch.float64 if self.name == "blobs" else torch.float32
+        start = self.first if self.steps is None else self.trained
+        many = [values.to(dtype).expand(count + 1, *values.shape[1:]).clone() for values in start]
+        options: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
+        found = train(self.name, many, toy.x.to(dtype), toy.y.to(dtype), weights.to(dtype), progress=self.progress, **options)
+        parameters = [values.double() for values in found]
+        result = {}
+        for name in OBJECTIVES:
+            objective = self.objective(name)
+            f = objective.value(logits(parameters, objective.x))
+            result[name] = (f[1:] - f[0]).numpy()
+        return result
+
+    def objective(self, name: str) -> Objective:
+        return make_objective(name, self.toy, self.model)
+
+    @cached_property
+    def solved(self) -> Solved:
+        return solve(self.toy, self.model)
+
+    def directions(self, objective: str) -> tuple[Tensor, Tensor]:
+        """(v_I, v_H) = (∇f, H⁻¹ ∇f): [P] each."""
+        v = query(self.model, self.objective(objective))
+        return v, self.solved.solve(v)
+
+    def influence(self, objective: str) -> np.ndarray:
+        """Eq. (1) of each sample: [N]."""
+        return (self.solved.gradients @ self.directions(objective)[1]).numpy()
+
+    def scores(self, method: str, objective: str, seed: int) -> np.ndarray:
+        """Scores [N] of a method: all parameters of the network, low = detrimental for the objective."""
+        if method == "oracle":
+            return self.influence(objective)
+        if method == "leave_one_out":
+            return self.left_out[objective]
+        chosen = seeded(method, seed)
+        needs_val = get_method("experiment", chosen).needs_val
+        asked = self.objective(objective)
+        val = (asked.x, asked.y[:, None]) if needs_val else None
+        options: dict[str, Any] = {"loss": "bce_with_logits", "params": "all", "progress": False}
+        if needs_val and asked.groups is not None:
+            options["impact"] = lambda z, _: asked.value(z[:, 0])
+        if method == "random":
+            options.pop("params")
+        found = ipfast.score(self.model.eval(), (self.toy.x, self.toy.y[:, None]), val, method=chosen, **options)
+        return np.asarray(found.values.double())

@@ -1,0 +1,59 @@
+"""Pictures of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..cells import Records, by_seed
+from ..figures import CONTROLS, FAINT, INK, RIGHT, draw_differences, name_rows, panels, save
+from ..intervals import paired
+from .problem import LEVELS
+
+
+def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Path]:
+    """A figure of each part that has any cells."""
+    for part, figure in (("detection", _detection), ("removal", _removal)):
+        levels = [level for level in LEVELS if any(cell[:2] == (part, level) for cell in records)]
+        if levels:
+            yield figure(records, levels, methods, folder / f"{part}.png")
+
+
+def _detection(records: Records, levels: Sequence[str], methods: Sequence[str], file: Path) -> Path:
+    """Wrong labels among the lowest 5 %, a panel a level, with intervals and the rate among all."""
+    known = [method for method in methods if any(cell.part == "detection" and cell.method == method for cell in records)]
+    figure, axes = panels(len(levels), width=3.2, height=0.6 + 0.26 * len(known))
+    for axis, level in zip(axes, levels, strict=True):
+        rate = None
+        for place, method in enumerate(known):
+            of_method = [records[cell].values for cell in sorted(records) if cell[:3] == ("detection", level, method)]
+            if not of_method:
+                continue
+            rate = of_method[0]["base rate"]
+            precision = 100 * np.mean([values["precision 0.05"] for values in of_method])
+            low, high = (100 * bound for bound in of_method[0]["interval 0.05"])
+            axis.barh(place, precision, color=FAINT if method in CONTROLS else RIGHT, alpha=0.7)
+            axis.plot([low, high], [place, place], color=INK, linewidth=1)
+        if rate is not None:
+            axis.axvline(100 * rate, color=INK, linewidth=1, linestyle=":")
+        name_rows(axis, known)
+        axis.set(title=level, xlabel="wrong among the lowest 5 %, in %")
+    return save(figure, file)
+
+
+def _removal(records: Records, levels: Sequence[str], methods: Sequence[str], file: Path) -> Path:
+    """Points of accuracy above the random control, paired by seed."""
+    figure, axes = panels(len(levels), width=3.2, height=2.6)
+    for axis, level in zip(axes, levels, strict=True):
+        control = by_seed(records, "removal", level, "random", "last")
+        found = {}
+        for method in methods:
+            values = by_seed(records, "removal", level, method, "last")
+            of = paired({seed: 100 * value for seed, value in values.items()}, {s: 100 * value for s, value in control.items()})
+            if of is not None and method != "random":
+                found[method] = of
+        draw_differences(axis, found, "points of accuracy above random")
+        axis.set_title(level)
+    return save(figure, file)

@@ -1,0 +1,114 @@
+"""What was found, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..cells import Records, by_seed
+from ..figures import CONTROLS
+from ..intervals import paired, spread
+from ..tables import difference_table, difference_text, spread_table, spread_text, table
+from .detection import SHARES
+from .problem import LEVELS
+from .training import Recipe
+
+
+def report(
+    records: Records,
+    methods: Sequence[str],
+    training: Recipe,
+    rates_level: str,
+    rates: Sequence[float],
+    ensembles: Sequence[tuple[int, float]],
+) -> Iterator[str]:
+    """Tables of all that is finished."""
+    levels = [level for level in LEVELS if any(cell.setting.split()[0] == level for cell in records)]
+    yield "# vision: labels that people gave"
+    yield (
+        f"{training.network}, {training.epochs} epochs; CIFAR-N labels, a tenth of the training images under their clean "
+        "labels as hold-out. Scores are of the last layer; `:all` is over the whole network. `none` keeps all samples; `loss` "
+        "(highest loss removed) and `random` are the controls."
+    )
+    yield from _detection(records, levels, methods)
+    yield from _removal(records, levels, methods)
+    yield from _rates(records, rates_level, sorted(rates))
+    yield from _ensembles(records, levels, ensembles)
+
+
+def _detection(records: Records, levels: Sequence[str], methods: Sequence[str]) -> Iterator[str]:
+    if not any(cell.part == "detection" for cell in records):
+        return
+    yield "## Which scores find wrong labels?"
+    yield "AUC, the chance that a wrong label scores below a right one; ± over seeds of methods that have any chance:\n\n" + (
+        spread_table(records, "detection", levels, methods, "AUC", digits=3)
+    )
+    for share in SHARES:
+        yield (
+            f"Percentage of wrong labels among the lowest {share:.0%}, with its 95 % bootstrap interval (of the first seed); "
+            "in the last line that of all labels:\n\n"
+        ) + table(["", *levels], _precision_rows(records, levels, methods, share))
+    yield (
+        "Share of the commonest label among the lowest 5 %, in %: high where a method would empty a class:\n\n"
+        + spread_table(records, "detection", levels, methods, "largest class 0.05", factor=100, digits=0)
+    )
+
+
+def _precision_rows(records: Records, levels: Sequence[str], methods: Sequence[str], share: float) -> Iterator[list[str]]:
+    for method in methods:
+        row = [method]
+        for level in levels:
+            of_level = sorted(cell for cell in records if cell[:3] == ("detection", level, method))
+            text = spread_text(spread(by_seed(records, "detection", level, method, f"precision {share}").values()), 100, 1)
+            if of_level:
+                low, high = records[of_level[0]].values[f"interval {share}"]
+                text += f" [{100 * low:.1f}, {100 * high:.1f}]"
+            row.append(text)
+        yield row
+    rates = {cell.setting: record.values["base rate"] for cell, record in records.items() if cell.part == "detection"}
+    yield ["all labels", *(f"{100 * rates[level]:.1f}" if level in rates else "" for level in levels)]
+
+
+def _removal(records: Records, levels: Sequence[str], methods: Sequence[str]) -> Iterator[str]:
+    if not any(cell.part == "removal" for cell in records):
+        return
+    yield "## Training again without the lowest 5 %"
+    for name, text in (("last", "the last epoch"), ("best", "the best epoch on the test set, which no one could choose")):
+        yield f"Test accuracy in %, {text}:\n\n" + spread_table(records, "removal", levels, methods, name, factor=100)
+    for control in CONTROLS:
+        yield (
+            f"Points of accuracy above `{control}` in the last epoch, paired by seed, with the 95 % interval (Student's t):\n\n"
+            + difference_table(records, "removal", levels, methods, "last", control, factor=100)
+        )
+
+
+def _rates(records: Records, level: str, rates: Sequence[float]) -> Iterator[str]:
+    if not any(cell.part == "rates" for cell in records):
+        return
+    none = by_seed(records, "removal", level, "none", "last")
+    places = {rate: ("rates", f"{level} {rate:.1%}") if rate != 0.05 else ("removal", level) for rate in rates}
+    yield f"## Rates of removal ({level}, Table 4)"
+    rows = [["none", spread_text(spread(none.values()), 100), *[""] * len(rates)]]
+    for method in ("ip_ensemble", "random"):
+        found = {rate: by_seed(records, *place, method, "last") for rate, place in places.items()}
+        rows.append([method, "", *(spread_text(spread(values.values()), 100) for values in found.values())])
+        rows.append([f"{method} minus none", "", *(difference_text(paired(values, none), 100) for values in found.values())])
+    yield table(["test accuracy in %, last epoch", "0 %", *(f"{100 * rate:g} %" for rate in rates)], rows)
+
+
+def _ensembles(records: Records, levels: Sequence[str], ensembles: Sequence[tuple[int, float]]) -> Iterator[str]:
+    if not any(cell.part == "ensembles" for cell in records):
+        return
+    yield "## Sizes and rates of the ensemble (Table 5)"
+    for name, text, factor, digits in (
+        ("AUC", "AUC", 1.0, 4),
+        ("precision 0.05", "Percentage of wrong labels among the lowest 5 %", 100.0, 2),
+        ("last", "Test accuracy in %, last epoch", 100.0, 2),
+    ):
+        rows = []
+        for size, rate in ensembles:
+            found = (by_seed(records, "ensembles", f"{level} T={size} p={rate:g}", "ip_ensemble", name) for level in levels)
+            rows.append([f"T = {size}, p = {rate:g}", *(spread_text(spread(each.values()), factor, digits) for each in found)])
+        single = (by_seed(records, "detection", level, "ip", name) for level in levels)
+        rows.append(["ip", *(spread_text(spread(each.values()), factor, digits) for each in single)])
+        if any(any(row[1:]) for row in rows[:-1]):
+            yield f"{text}, ± over seeds of the masks:\n\n" + table(["", *levels], rows)

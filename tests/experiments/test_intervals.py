@@ -1,0 +1,55 @@
+"""Spreads, paired differences and shares, against other roads to the same numbers."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from ipfast.experiments.cells import Cell, Record
+from ipfast.experiments.intervals import Difference, paired, share_interval, spread
+from ipfast.experiments.tables import difference_table, spread_table, table
+
+
+def test_the_paired_interval_is_that_of_the_paired_test():
+    random = np.random.default_rng(0)
+    one, other = random.standard_normal((2, 5))
+    found = paired(dict(enumerate(one)), dict(enumerate(other)))
+    expected = ttest_rel(one, other).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.mean == pytest.approx((one - other).mean())
+    assert found.count == 5
+
+
+def test_only_seeds_of_both_are_paired():
+    assert paired({0: 5.0, 1: 9.0}, {1: 7.0, 2: 0.0}) == Difference(2.0, None, None, 1)
+    assert paired({0: 1.0}, {1: 1.0}) is None
+    assert spread([]) is None
+    assert spread([2.0]).deviation is None
+
+
+def test_what_both_share_cancels():
+    """Pairing is what makes few seeds tell anything: a large effect of the seed is not in the interval."""
+    control = {seed: 100.0 * seed for seed in range(3)}
+    found = paired({seed: value + 1 + 0.01 * seed for seed, value in control.items()}, control)
+    assert 0.9 < found.low < found.mean < found.high < 1.1
+
+
+@pytest.mark.parametrize(("hits", "of"), [(30, 100), (0, 50), (50, 50), (1, 3)])
+def test_the_interval_of_a_share_is_the_bootstrap_one(hits, of):
+    sample = np.arange(of) < hits
+    draws = np.random.default_rng(0).choice(sample, (20_000, of)).mean(axis=1)
+    low, high = share_interval(hits, of)
+    assert abs(low - np.quantile(draws, 0.025)) <= 1 / of
+    assert abs(high - np.quantile(draws, 0.975)) <= 1 / of
+    assert low <= hits / of <= high
+
+
+def test_tables_show_what_is_there():
+    values = {("ip", 0): 0.5, ("ip", 1): 0.7, ("random", 0): 0.4, ("random", 1): 0.2}
+    records = {
+        cell: Record(cell, {"AUC": value}, 1.0)
+        for cell, value in ((Cell("d", "a", method, seed), value) for (method, seed), value in values.items())
+    }
+    assert "| ip | 60.0 ± 14.1 |" in spread_table(records, "d", ["a"], ["ip", "loss", "random"], "AUC", 100, 1)
+    assert "loss" not in spread_table(records, "d", ["a"], ["ip", "loss", "random"], "AUC")
+    assert "| ip | +30.0 [−224.1, +284.1] |" in difference_table(records, "d", ["a"], ["ip", "random"], "AUC", "random", 100, 1)
+    assert table(["x", "y"], [["a", "1"], ["b", ""]]) == "| x | y |\n| --- | ---: |\n| a | 1 |"

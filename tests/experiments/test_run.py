@@ -1,0 +1,138 @@
+"""A run goes on where the last one ended, and what it is told is checked before any work."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from counting import Counting, count
+from typer.testing import CliRunner
+
+import ipfast
+from ipfast.cli import app
+from ipfast.experiments import EXPERIMENTS, run_experiment
+from ipfast.experiments.chosen import WITH_CHANCE, choose_methods, seed_of_scores, seeded
+
+ALL = [str(cell) for cell in Counting.cells(None, Counting.methods, (0, 1))]
+
+
+def started(out):
+    return (out / "synthetic-small" / "started").read_text().splitlines()
+
+
+def cells(out):
+    lines = (out / "synthetic-small" / "results.jsonl").read_text().splitlines()
+    return [f"{r['part']}, {r['setting']}, {r['method']}, seed {r['seed']}" for r in map(json.loads, lines)]
+
+
+def test_a_second_run_does_nothing_and_new_seeds_are_added(tmp_path):
+    count(tmp_path, seeds=[0])
+    count(tmp_path, seeds=[0])
+    assert started(tmp_path) == ALL[:6]
+    count(tmp_path)
+    assert started(tmp_path) == cells(tmp_path) == ALL
+    assert (tmp_path / "synthetic-small" / "tables.md").read_text() == "12 cells\n"
+
+
+@pytest.mark.parametrize("place", [0, 5, 11])
+def test_a_killed_run_goes_on_and_runs_no_cell_twice(place, tmp_path):
+    script = str(Path(__file__).parents[1] / "counting.py")
+    killed = subprocess.run([sys.executable, script, str(tmp_path), ALL[place]], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert cells(tmp_path) == ALL[:place]
+    count(tmp_path)
+    assert cells(tmp_path) == ALL
+    assert Counter(started(tmp_path)) == Counter([*ALL, ALL[place]])  # only the one that was killed began twice
+
+
+def test_an_error_in_a_cell_keeps_what_is_finished(tmp_path, monkeypatch):
+    def broken(self, cell):
+        if cell.seed == 1:
+            raise RuntimeError("broken")
+        return {"value": 1}
+
+    monkeypatch.setattr(Counting, "run", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        count(tmp_path)
+    assert cells(tmp_path) == ALL[:6]
+
+
+def test_parts_settings_methods_and_time_limit_what_is_run(tmp_path):
+    count(tmp_path, settings=["count/b"], methods=["loss", "ip"], seeds=[1])
+    assert cells(tmp_path) == ["count, b, ip, seed 1", "count, b, loss, seed 1"]
+    count(tmp_path, minutes=0)
+    assert len(cells(tmp_path)) == 2
+
+
+def test_results_of_another_recipe_are_refused(tmp_path, monkeypatch):
+    count(tmp_path, seeds=[0])
+    monkeypatch.setattr(Counting, "version", 2)
+    with pytest.raises(ipfast.InputError, match="another --out"):
+        count(tmp_path)
+    assert cells(tmp_path) == ALL[:6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"name": "synthetix"}, ipfast.InputError, "Did you mean 'synthetic'"),
+        ({"scale": "large"}, ipfast.InputError, "--scale"),
+        ({"methods": ["ipp"]}, ipfast.InputError, "Did you mean 'ip'"),
+        ({"seeds": [-1]}, ipfast.InputError, "--seeds"),
+        ({"seeds": [0.5]}, ipfast.InputTypeError, "--seeds"),
+        ({"settings": ["utility/mons"]}, ipfast.InputError, "Did you mean 'utility/moons'"),
+        ({"device": "abacus"}, ipfast.InputError, "device"),
+        ({"name": "vision"}, ipfast.MissingFileError, "--data to be the folder with cifar-10-batches-bin"),
+        ({"name": "vision", "data": Path("nowhere")}, ipfast.MissingFileError, "'nowhere' is not a folder"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(arguments, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        run_experiment(**{"name": "synthetic", "out": tmp_path / "out", **arguments}, echo=pytest.fail)
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_must_be_a_folder(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ipfast.InputError, match="--out"):
+        count(tmp_path / "out")
+
+
+def test_methods_that_this_version_lacks_are_left_out_or_refused_by_name():
+    known = ("none", "ip", "not_yet", "ip:all", "random")
+    assert choose_methods("vision", known, None) == (["none", "ip", "ip:all", "random"], ["not_yet"])
+    assert choose_methods("vision", known, ["random", "ip"]) == (["ip", "random"], [])
+    with pytest.raises(ipfast.InputError, match="'not_yet' is not there yet"):
+        choose_methods("vision", known, ["ip", "not_yet"])
+
+
+def test_only_chance_depends_on_the_seed():
+    assert seeded("ip_ensemble", 3).points.seed == seeded("random", 3).seed == 3
+    assert [seed_of_scores(method, 3) for method in (*WITH_CHANCE, "ip")] == [3, 3, 0]
+    assert seeded("ip:all", 3) == "ip"
+
+
+def test_the_command_line_takes_lists_with_commas(monkeypatch):
+    found = {}
+    monkeypatch.setattr("ipfast.experiments.run_experiment", lambda name, **options: found.update(name=name, **options))
+    words = [
+        "experiment",
+        "vision",
+        "--methods",
+        "ip, loss",
+        "--methods",
+        "random",
+        "--seeds",
+        "0,2",
+        "--settings",
+        "removal/worst",
+    ]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert found["methods"] == ["ip", "loss", "random"]
+    assert (found["seeds"], found["settings"], found["scale"], found["device"]) == ([0, 2], ["removal/worst"], "small", None)
+    assert "whole numbers" in CliRunner().invoke(app, ["experiment", "vision", "--seeds", "0,x"]).output
+    assert set(EXPERIMENTS) == {"synthetic", "vision"}
