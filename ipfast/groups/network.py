@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..curvature import Factors, Problem
 from ..data import ArraySource, Source
 from ..engines.explicit import ExplicitEngine
 from ..engines.forward import ForwardEngine
@@ -157,6 +159,13 @@ class NetworkScorer:
         count = 1 if self.queries is None else len(next(iter(self.queries.values())))
         target = "self" if isinstance(self.term, Quadratic) else "val"
         self.choice = select_engine(engine, queries=count, target=target)
+        if isinstance(self.term, Quadratic) and self.term.factors is not None:
+            if engine == "explicit":
+                raise InputError(
+                    f"{group.job.where}: expected engine='auto' with self-influence through a curvature, which takes gradients "
+                    "as the curvature needs them; got 'explicit'. Leave engine out."
+                )
+            self.choice = EngineChoice("ghost", "the curvature reads the inputs and cotangents of the layers")
         self._engine = _engine(group.job.where, self.choice.name, network, target)
 
     def __call__(self, inputs: Any, labels: Any) -> Tensor:
@@ -176,6 +185,10 @@ class NetworkScorer:
                 self.choice = EngineChoice("ghost", str(error))
                 self._engine = GhostEngine(network)
                 values = self.group.job.in_pieces(compute, inputs, labels)
+        elif isinstance(self.term, Quadratic) and self.term.factors is not None and self.term.problem is not None:
+            factors, problem = self.term.factors, self.term.problem
+            compute = partial(_quadratic, factors, problem)
+            values = -self.group.job.in_pieces(compute, inputs, labels)[:, None]
         elif isinstance(self.term, Quadratic):
             engine = self._engine
             assert not isinstance(engine, ForwardEngine)
@@ -185,6 +198,11 @@ class NetworkScorer:
                 values = self.group.job.in_pieces(lambda x, y: network.losses(at, x, y), inputs, labels)[:, None]
             values = values if self.terms else -values
         return values[:, None, :].to(network.dtype)
+
+
+def _quadratic(factors: Factors, problem: Problem, inputs: Any, labels: Any) -> Tensor:
+    """⟨g_i, H⁻¹ g_i⟩ of a batch."""
+    return factors.quadratic(problem.block(inputs, labels))
 
 
 def _engine(where: str, name: str, network: Network, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:

@@ -21,14 +21,18 @@ class EmbeddingRule(LayerRule):
         return torch.stack(columns, dim=1)
 
     def norm_sq(self, module: Any, kept: Kept, b: Tensor, names: Sequence[str]) -> Tensor:
+        owner, _, sums = self.rows(module, kept, b)
+        return sums.new_zeros(len(b)).index_add_(0, owner, sums.square().sum(dim=1))
+
+    def rows(self, module: Any, kept: Kept, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of the gradients that are not zero: (sample [R], number of the row [R], values [R, d])."""
         tokens, cotangents = self._counted(module, kept[0], b)
         sample = torch.arange(len(tokens), device=tokens.device)[:, None]
         # Equal tokens of a sample share a row of the gradient.
         rows, place = torch.unique(sample * module.num_embeddings + tokens, return_inverse=True)
         sums = cotangents.new_zeros(len(rows), cotangents.shape[2])
         sums.index_add_(0, place.flatten(), cotangents.flatten(0, 1))
-        owner = rows // module.num_embeddings
-        return sums.new_zeros(len(tokens)).index_add_(0, owner, sums.square().sum(dim=1))
+        return rows // module.num_embeddings, rows % module.num_embeddings, sums
 
     @staticmethod
     def _counted(module: Any, tokens: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
