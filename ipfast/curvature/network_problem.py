@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..engines.ghost import GhostEngine
 from ..engines.network import Network, Parameters
-from ..engines.outputs import samples
-from ..errors import InputError, InputTypeError
+from ..engines.outputs import rows_of, samples
+from ..errors import InputError, InputTypeError, UnavailableError
 from ..losses import Loss
 from .base import Basis, Gradients, Problem, parts_of
 from .kronecker_layers import kronecker_layers, second_moments
@@ -28,6 +28,8 @@ EXACT_TRACE = 64
 FEWEST_PROBES, MOST_PROBES = 8, 64
 TRACE_ERROR = 0.05
 """Standard error of the trace, relative to it, at which no more probes are taken."""
+SYMMETRY = 4.0
+"""Roots of eps by which ⟨u, Hv⟩ and ⟨v, Hu⟩ may differ, of the norm of the products: far more than rounding."""
 DENSE_ROWS = 64
 """Rows of the Hessian that one pass makes."""
 
@@ -46,14 +48,16 @@ class NetworkProblem(Problem):
     """
 
     def __init__(self, network: Network, blocks: Blocks, at: Parameters) -> None:
-        self.network = copy.copy(network)
-        self.network.precision = None
+        self.network = network
         self.where, self.at, self._blocks = network.where, at, blocks
         self.device, self.dtype = network.device, torch.float64
         self.parts = parts_of({name: value.numel() for name, value in network.parameters.items()})
-        self.engine = GhostEngine(self.network)
         self._samples: int | None = None
         _, inputs, labels = next(self._batches())
+        self.network = copy.copy(network)  # which has learnt from its first batch what its outputs are
+        self.network.precision = None
+        self.engine = GhostEngine(self.network)
+        self._checked: set[bool] = set()
         self._layers = kronecker_layers(self.engine.plan(inputs, labels), self.parts)
         self.layers = tuple(layer.block for layer in self._layers)
         self.convex = isinstance(network.model, nn.Linear) and isinstance(network.loss, Loss)
@@ -93,6 +97,8 @@ class NetworkProblem(Problem):
         self._require_derivatives(ggn=ggn)
         out = torch.zeros(v.shape, dtype=torch.float64, device=self.device)
         for _, inputs, labels in self._batches():
+            if ggn not in self._checked:
+                self._require_symmetry(inputs, labels, ggn=ggn)
             out += curvature_products(self.network, self.at, inputs, labels, v, self.parts, ggn=ggn)
         return out.div_(max(1, self.samples))
 
@@ -179,6 +185,23 @@ class NetworkProblem(Problem):
 
     def _gradients(self, engine: GhostEngine, inputs: Any, labels: Any) -> NetworkGradients:
         return NetworkGradients(engine, self.at, self.parts, self._layers, inputs, labels)
+
+    def _require_symmetry(self, inputs: Any, labels: Any, *, ggn: bool) -> None:
+        """Hold ⟨u, Hv⟩ to ⟨v, Hu⟩ on a few samples: what autograd differentiates once only drops out of the second derivative
+        without a word."""
+        self._checked.add(ggn)
+        count = samples(inputs) or 1
+        some = rows_of(inputs, slice(0, 2), count), rows_of(labels, slice(0, 2), count)
+        pair = torch.randn(2, self.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(self.device)
+        products = curvature_products(self.network, self.at, *some, pair, self.parts, ggn=ggn)
+        one, other = float((pair[0] * products[1]).sum()), float((pair[1] * products[0]).sum())
+        allowed = SYMMETRY * torch.finfo(self.network.dtype).eps ** 0.5 * float(products.norm(dim=1).max())
+        if not abs(one - other) <= allowed and math.isfinite(one) and math.isfinite(other):
+            raise UnavailableError(
+                f"{self.where}: expected products with the Hessian that are symmetric; ⟨u, Hv⟩ is {one:.6g} and ⟨v, Hu⟩ "
+                f"{other:.6g}, so a function of the network has a gradient that is not differentiated again. Use EKFAC or "
+                "DataInf, which need first derivatives only."
+            )
 
     def _require_derivatives(self, *, ggn: bool) -> None:
         if ggn and not isinstance(self.network.loss, Loss):
