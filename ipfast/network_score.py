@@ -119,6 +119,7 @@ class NetworkRun:
     Args:
         job: the network and how its data is batched.
         method: what is scored. impact: what should improve. validation: V; None for target "self" and the controls.
+        train: the training data, to which a curvature is fitted.
         check: look, before any work, for what ruins scores silently.
     """
 
@@ -128,6 +129,7 @@ class NetworkRun:
         method: Method | Control,
         impact: Impact,
         validation: Validation | None,
+        train: Source | None = None,
         *,
         check: bool = True,
     ) -> None:
@@ -137,7 +139,7 @@ class NetworkRun:
                 f"{job.where}: expected engine='ghost' or 'explicit' for self-influence, which no single derivative gives; got "
                 "'forward'."
             )
-        self.maker = NetworkQueryMaker(method, impact, validation) if isinstance(method, Method) else None
+        self.maker = NetworkQueryMaker(method, impact, validation, train) if isinstance(method, Method) else None
         if not isinstance(job.network.loss, Loss) and impact.name != "utility":
             raise InputError(
                 f"{job.where}: expected impact='utility' with a loss (model, batch) -> [B], since others look at logits; "
@@ -145,6 +147,9 @@ class NetworkRun:
             )
         for _, argument, source in () if validation is None else validation.passes():
             require_array_labels(job.where, argument, source)
+        self.train = train
+        if train is not None:
+            require_array_labels(job.where, "train", train)
 
     def groups(self, stored: Sequence[Term] | None) -> Iterator[NetworkGroup]:
         """Each point, of the method or of stored terms."""
@@ -171,7 +176,7 @@ class NetworkRun:
 
     def query_terms(self) -> list[Term]:
         """The term of each point."""
-        self._look_ahead()
+        self._look_ahead(**({} if self.train is None else {"train": self.train}))
         made: list[Term] = []
         self._prepare()
         for group in self.groups(None) if self.maker is not None else ():

@@ -238,6 +238,7 @@ def query(
     validation = open_validation(where, val, val_groups, batch_size=size, labels_key=labels_key)
     validation = with_impact(where, validation, target_impact, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
+    training = None if train is None else open_source(where, "train", train, batch_size=size, labels_key=labels_key)
     if params != "last":
         network = open_network(
             where,
@@ -250,8 +251,7 @@ def query(
             check=check,
         )
         job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
-        return build_network_query(NetworkRun(job, chosen, target_impact, validation, check=check))
-    training = None if train is None else open_source(where, "train", train, batch_size=size, labels_key=labels_key)
+        return build_network_query(NetworkRun(job, chosen, target_impact, validation, training if bent else None, check=check))
     finder = training if validation is None else validation.sources[0]
     first = None if finder is None else lambda: next(iter(finder.batches(size)))[0]
     last = find_last_layer(where, model, head=head, first_inputs=first, check=check)

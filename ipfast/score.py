@@ -221,7 +221,7 @@ def score(
             assert validation is not None
             validation = require_pairs_fit(where, network, validation)
         made = network_scores(
-            NetworkRun(job, chosen, chosen_impact, validation, check=check),
+            NetworkRun(job, chosen, chosen_impact, validation, source, check=check),
             source,
             stored=None if stored is None else stored.terms,
             about={} if stored is None else stored.stats,

@@ -24,7 +24,7 @@ ALLOWED = {
     "engines": {"ops", "losses", "layers", "tangents", "data"},  # data: an engine walks a Source in its own blocks
     "points": {"ops", "losses", "data"},
     "impacts": {"ops", "losses", "data"},
-    "curvature": {"ops", "losses", "engines", "data"},
+    "curvature": {"ops", "losses", "layers", "engines", "data"},
     "methods": {"points", "curvature"},  # a method is a choice of both
     "terms": {"points", "curvature"},  # what is computed at each point
     "combine": {"terms"},  # tensors in, tensors out

@@ -1,7 +1,7 @@
 """What stands for the inverse Hessian between the query and the training gradients.
 
-`base`: what a curvature needs of a model and its data, and what it gives; `head_problem`: that of a last layer; one file for
-each curvature.
+`base`: what a curvature needs of a model and its data, and what it gives; `head_problem`: that of a last layer;
+`network_problem`: that of a whole network; one file for each curvature.
 """
 
 from .arnoldi import Arnoldi
@@ -13,6 +13,7 @@ from .exact import Exact
 from .head_problem import HeadProblem
 from .identity import Identity
 from .lissa import LiSSA
+from .network_problem import NetworkProblem
 from .source import Source
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "HeadProblem",
     "Identity",
     "LiSSA",
+    "NetworkProblem",
     "Problem",
     "Source",
 ]

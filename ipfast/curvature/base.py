@@ -45,6 +45,7 @@ class Kronecker:
     Attributes:
         name: of the layer. rows, columns: of the matrix, of one group of a convolution.
         weight, bias: where they lie in a flat vector; bias None: no bias is scored.
+        transposed: whether the weight lies as [d_in, d_out].
     """
 
     name: str
@@ -52,16 +53,19 @@ class Kronecker:
     columns: int
     weight: slice
     bias: slice | None
+    transposed: bool = False
 
     def matrix(self, v: Tensor) -> Tensor:
         """[Q, d_out, d_in (+ 1)] of flat vectors [Q, P]."""
-        weight = v[:, self.weight].reshape(len(v), self.rows, -1)
+        weight = v[:, self.weight]
+        weight = weight.reshape(len(v), -1, self.rows).mT if self.transposed else weight.reshape(len(v), self.rows, -1)
         return weight if self.bias is None else torch.cat([weight, v[:, self.bias].unsqueeze(2)], dim=2)
 
     def write(self, matrix: Tensor, v: Tensor) -> None:
         """Put matrices [Q, d_out, d_in (+ 1)] back into flat vectors [Q, P]."""
         width = self.columns - (self.bias is not None)
-        v[:, self.weight] = matrix[:, :, :width].reshape(len(v), -1)
+        weight = matrix[:, :, :width]
+        v[:, self.weight] = (weight.mT if self.transposed else weight).reshape(len(v), -1)
         if self.bias is not None:
             v[:, self.bias] = matrix[:, :, width]
 

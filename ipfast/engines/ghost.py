@@ -68,6 +68,20 @@ class Plan:
         return bool(rules) and not can_share(rules)
 
 
+@dataclass(frozen=True)
+class Captured:
+    """One call of a layer: what was kept of its input, and the cotangents b of its output.
+
+    Attributes:
+        names: its own parameter names -> those of the network, of the parameters that are taken layer by layer.
+    """
+
+    use: Use
+    names: dict[str, str]
+    kept: Kept
+    b: Tensor
+
+
 class GhostEngine:
     """⟨q, ∇ℓ_i⟩ = Σ_layers ⟨V, Σ_t b_it a_itᵀ⟩ from the inputs a of the layers and the cotangents b of their outputs.
 
@@ -146,7 +160,7 @@ class GhostEngine:
             try:
                 expected = ForwardEngine(network).dot(inputs, labels, query)
             except UnavailableError:
-                expected = ExplicitEngine(_only(network, list(query)), loop=True).dot(inputs, labels, query)
+                expected = ExplicitEngine(network.only(list(query)), loop=True).dot(inputs, labels, query)
             found = engine.dot(inputs, labels, query)
             sizes = engine._summed(inputs, 1, absolute=True)
             allowed = CHECKED * torch.finfo(next(iter(query.values())).dtype).eps ** 0.5 * sizes
@@ -155,6 +169,27 @@ class GhostEngine:
             why = "its layer's part of the score is not the derivative along the query"
             plan.remainder |= {full: why for use in suspects for full in use.names.values()}
             plan.uses = [use for use in plan.uses if use not in suspects]
+
+    def captured(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> list[Captured]:
+        """The calls of all layers with scored parameters in a batch, the last one first; parameters of the plan's remainder are
+        not among them."""
+        plan = self.plan(inputs, labels)
+        found: list[Captured] = []
+
+        def visit(use: Use, kept: Kept, b: Tensor) -> None:
+            names = {short: full for short, full in use.names.items() if full not in plan.remainder}
+            if names:
+                found.append(Captured(use, names, kept, b))
+
+        taken = set(self.network.parameters) - set(plan.remainder)
+        self._backward(plan, taken, inputs, labels, at or {}, visit, found.clear)
+        return found
+
+    def over(self, network: Network) -> GhostEngine:
+        """An engine by the same plan for the network with another loss."""
+        other = GhostEngine(network)
+        other._plan, other._seen = self._plan, self._seen
+        return other
 
     def dot(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], *, at: Parameters | None = None) -> Tensor:
         """Scores [B, Q] of a batch; arguments as those of ForwardEngine.dot."""
@@ -205,7 +240,7 @@ class GhostEngine:
                 self._add(layer_of(full), shared_norm_sq(uses))
         rest = [name for name in self.network.parameters if name in plan.remainder or plan.forms(name)]
         for layer, names in self._apart(rest):
-            self._add(layer, ExplicitEngine(_only(self.network, names)).norm_sq(inputs, labels, at=at))
+            self._add(layer, ExplicitEngine(self.network.only(names)).norm_sq(inputs, labels, at=at))
         return self._summed(inputs)
 
     @property
@@ -382,13 +417,6 @@ def _sizes(arguments: Any, keywords: Any, output: Any) -> list[int]:
     """First dimensions of a layer's input and output."""
     both = (_input(arguments, keywords), output)
     return [len(value) for value in both if isinstance(value, Tensor) and value.dim()]
-
-
-def _only(network: Network, names: list[str]) -> Network:
-    """The network with fewer scored parameters."""
-    other = copy.copy(network)
-    other.parameters = {name: network.parameters[name] for name in names}
-    return other
 
 
 def _made_plan(network: Network, inputs: Any, labels: Any) -> Plan:

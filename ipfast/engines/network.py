@@ -224,6 +224,18 @@ class Network:
         once = {*first.values(), *(name for name, _ in self.model.named_buffers())}
         return {name: value.to(own[name].device, own[name].dtype) for name, value in values.items() if name in once}
 
+    def only(self, names: Sequence[str]) -> Network:
+        """The network with fewer scored parameters."""
+        other = copy.copy(self)
+        other.parameters = {name: self.parameters[name] for name in names}
+        return other
+
+    def measured_by(self, loss: Loss, tokens: str) -> Network:
+        """The network with another loss, and another way to put together those of tokens."""
+        other = copy.copy(self)
+        other.loss, other.tokens, other.step = loss, tokens, SampleLosses(self.structure, loss, tokens)
+        return other
+
     def place(self, batch: Any) -> Any:
         """Inputs or labels, moved to where the model is."""
         return moved(batch, self.device)

@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..curvature import Factors, Problem
 from ..data import ArraySource, Source
 from ..engines.explicit import ExplicitEngine
 from ..engines.forward import ForwardEngine
@@ -172,6 +174,14 @@ class NetworkScorer:
         count = len(next(iter(self.queries[0].values()))) if self.queries else 1
         target = "self" if isinstance(self.term, Quadratic) else "val"
         self.choice = select_engine(engine, queries=count, target=target, by=group.job.by)
+        if isinstance(self.term, Quadratic) and self.term.factors is not None:
+            if engine == "explicit" or group.job.by is not None:
+                given = "engine='explicit'" if engine == "explicit" else f"by={group.job.by!r}"
+                raise InputError(
+                    f"{group.job.where}: expected neither engine nor by with self-influence through a curvature, which takes "
+                    f"gradients as the curvature needs them; got {given}. Leave it out."
+                )
+            self.choice = EngineChoice("ghost", "the curvature reads the inputs and cotangents of the layers")
         self._engine = _engine(group.job, self.choice.name, target)
         self._unchanged: Unchanged | None = None
         self._checked = len(group.points) < 2 or isinstance(self._engine, ExplicitEngine)
@@ -204,6 +214,7 @@ class NetworkScorer:
     def _at(self, index: int, inputs: Any, labels: Any) -> Tensor:
         """[B, …, Q] at one point."""
         network, at = self.group.job.network, self.group.parameters[index]
+        term = self.terms[index] if self.terms else None
         if self.queries:
             queries = self.queries[index]
 
@@ -218,7 +229,9 @@ class NetworkScorer:
                 self.choice = EngineChoice("ghost", str(error))
                 self._engine = GhostEngine(network)
                 values = self.group.job.in_pieces(compute, inputs, labels)
-        elif isinstance(self.term, Quadratic):
+        elif isinstance(term, Quadratic) and term.factors is not None and term.problem is not None:
+            values = -self.group.job.in_pieces(partial(_quadratic, term.factors, term.problem), inputs, labels)[:, None]
+        elif isinstance(term, Quadratic):
             engine = self._engine
             assert not isinstance(engine, ForwardEngine)
 
@@ -251,6 +264,11 @@ class NetworkScorer:
         assert isinstance(self._engine, GhostEngine)
         taken = self._engine.layered if self.group.job.by == "layer" else self._engine.tokenwise
         return taken(inputs, *scores.shape[1:])
+
+
+def _quadratic(factors: Factors, problem: Problem, inputs: Any, labels: Any) -> Tensor:
+    """⟨g_i, H⁻¹ g_i⟩ of a batch."""
+    return factors.quadratic(problem.block(inputs, labels))
 
 
 def _engine(job: NetworkJob, name: str, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:

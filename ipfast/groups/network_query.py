@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..curvature import Problem
+from ..curvature import NetworkProblem
 from ..engines.network import Parameters, gradients_of
 from ..engines.outputs import rows_of, samples
 from ..errors import InputError
@@ -75,15 +76,13 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
         pairs = zip(group.points, group.parameters, strict=True)
         return [NetworkDot(p.weight, p, self._gradients(NetworkGroup(group.job, [p], [at]), validation)) for p, at in pairs]
 
-    def _problem(self, group: NetworkGroup, index: int) -> Problem:
-        raise InputError(
-            f"{group.job.where}: expected params='last' with {type(self.method.curvature).__name__}; got a whole network. Use "
-            "method='ip', or score the last layer."
-        )
+    def _problem(self, group: NetworkGroup, index: int) -> NetworkProblem:
+        assert self.train is not None  # score and query have asked for it
+        return NetworkProblem(group.job.network, partial(group.job.blocks, "train", self.train), group.parameters[index])
 
     def _flat(self, term: Term) -> Tensor:
         assert isinstance(term, NetworkDot)
-        return torch.cat([value.flatten(1).double() for value in term.gradients.values()], dim=1)
+        return torch.cat([value.reshape(len(value), -1).double() for value in term.gradients.values()], dim=1)
 
     def _unflattened(self, term: Term, v: Tensor) -> NetworkDot:
         assert isinstance(term, NetworkDot)

@@ -1,14 +1,18 @@
 """What the ghost engine knows of a type of layer: its part of a score, and of a gradient's norm. One file a type."""
 
 from . import convolution, embedding, linear, normalization
-from .base import RULES, Kept, LayerRule, layer_rule, wide
+from .base import RULES, Kept, LayerRule, MatrixRule, VectorRule, layer_rule, wide
+from .embedding import EmbeddingRule
 from .shared import Shared, can_share, shared_norm_sq
 
 __all__ = [
     "RULES",
+    "EmbeddingRule",
     "Kept",
     "LayerRule",
+    "MatrixRule",
     "Shared",
+    "VectorRule",
     "can_share",
     "convolution",
     "embedding",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,26 @@ class LayerRule(ABC):
     @abstractmethod
     def norm_sq(self, module: Any, kept: Kept, b: Tensor, names: Sequence[str]) -> Tensor:
         """Σ ‖g_i‖² [B] over the parameters called `names`."""
+
+
+class MatrixRule(LayerRule):
+    """A layer that multiplies every position with a matrix [d_out, d_in], or each group of channels with one of its own, so
+    that g_i = Σ_t b_it a_itᵀ.
+
+    Attributes:
+        transposed: whether the weight lies as [d_in, d_out].
+    """
+
+    transposed: ClassVar[bool] = False
+
+    @abstractmethod
+    def positions(self, module: Any, kept: Kept, b: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """(samples, a [n, T, G·d_in], b [n, T, G·d_out]) of a few samples at once; the memory of one block may be that of the
+        next."""
+
+    def groups(self, module: Any) -> int:
+        """G."""
+        return 1
 
 
 class VectorRule(LayerRule):

@@ -11,15 +11,22 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops.layer_dot import select_dot_route
-from .base import RULES, Kept, LayerRule, wide
+from .base import RULES, Kept, MatrixRule, wide
 
 PATCH_ELEMENTS = 2**23
 """Elements of the patches that are held at once: 32 MiB of float32."""
 _FUNCTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-class ConvolutionRule(LayerRule):
+class ConvolutionRule(MatrixRule):
     """⟨V, g_i⟩ = ⟨conv(a_i; V), b_i⟩, and g_i = Σ_t b_it a_itᵀ with the patches a_it, [C_in·k…]."""
+
+    def positions(self, module: Any, kept: Kept, b: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        return self._patches(module, kept[0], b)
+
+    def groups(self, module: Any) -> int:
+        groups: int = module.groups
+        return groups
 
     def dot(self, module: Any, kept: Kept, b: Tensor, queries: Mapping[str, Tensor]) -> Tensor:
         count = len(next(iter(queries.values())))

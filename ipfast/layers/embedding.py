@@ -29,13 +29,22 @@ class EmbeddingRule(LayerRule):
     @staticmethod
     def of_rows(tokens: Tensor, cotangents: Tensor, rows_of_weight: int) -> Tensor:
         """‖g_i‖² [B] of tokens [B, T] and their cotangents [B, T, d]."""
+        owner, _, sums = EmbeddingRule.touched(tokens, cotangents, rows_of_weight)
+        return sums.new_zeros(len(tokens)).index_add_(0, owner, sums.square().sum(dim=1))
+
+    def rows(self, module: Any, kept: Kept, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of the gradients that are not zero: (sample [R], number of the row [R], values [R, d])."""
+        return self.touched(*self.counted(module, kept[0], b), module.num_embeddings)
+
+    @staticmethod
+    def touched(tokens: Tensor, cotangents: Tensor, rows_of_weight: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`rows` of tokens [B, T] and their cotangents [B, T, d]."""
         sample = torch.arange(len(tokens), device=tokens.device)[:, None]
         # Equal tokens of a sample share a row of the gradient.
         rows, place = torch.unique(sample * rows_of_weight + tokens, return_inverse=True)
         sums = cotangents.new_zeros(len(rows), cotangents.shape[2])
         sums.index_add_(0, place.flatten(), cotangents.flatten(0, 1))
-        owner = rows // rows_of_weight
-        return sums.new_zeros(len(tokens)).index_add_(0, owner, sums.square().sum(dim=1))
+        return rows // rows_of_weight, rows % rows_of_weight, sums
 
     @staticmethod
     def counted(module: Any, tokens: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from .. import ops
-from .base import RULES, Kept, LayerRule, wide
+from .base import RULES, Kept, MatrixRule, wide
 
 
-class LinearRule(LayerRule):
+class LinearRule(MatrixRule):
     def by_position(self, module: nn.Module) -> bool:
         return True
+
+    def positions(self, module: Any, kept: Kept, b: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        yield slice(0, len(b)), tokens(kept[0]), tokens(b)
 
     def dot(self, module: Any, kept: Kept, b: Tensor, queries: Mapping[str, Tensor]) -> Tensor:
         a, b = tokens(kept[0]), tokens(b)
