@@ -84,6 +84,8 @@ CALLABLES = [
 ARGUMENTS = {name for item in CALLABLES for name in inspect.signature(item).parameters}
 # Parts of data that messages name as arguments are named: features and labels of a pair, a batch that a Scorer is called with.
 ARGUMENTS |= {"batch", "train features", "val features", "CIFAR-10_human.pt"}
+# `ipfast experiment` tells of its arguments as they are typed.
+ARGUMENTS |= {"NAME", *(f"--{name}" for name in inspect.signature(cli.experiment).parameters)}
 CHECKS = {
     # functions that put one of their own arguments, a name, into a message: its position
     "check_choice": 1,
@@ -160,7 +162,7 @@ def named_arguments():
 
 @pytest.mark.parametrize("argument", list(named_arguments()))
 def test_names_given_to_checks_are_arguments(argument):
-    assert argument in ARGUMENTS | {"path", "bias", "weight"}
+    assert argument in ARGUMENTS | {"path", "bias", "weight", "the images"}
 
 
 SUBJECTS = [
