@@ -175,11 +175,15 @@ class NetworkScorer:
         target = "self" if isinstance(self.term, Quadratic) else "val"
         self.choice = select_engine(engine, queries=count, target=target, by=group.job.by)
         if isinstance(self.term, Quadratic) and self.term.factors is not None:
-            if engine == "explicit" or group.job.by is not None:
-                given = "engine='explicit'" if engine == "explicit" else f"by={group.job.by!r}"
+            if engine == "explicit":
                 raise InputError(
-                    f"{group.job.where}: expected neither engine nor by with self-influence through a curvature, which takes "
-                    f"gradients as the curvature needs them; got {given}. Leave it out."
+                    f"{group.job.where}: expected engine='auto' with self-influence through a curvature, which takes gradients "
+                    "as the curvature needs them; got 'explicit'. Leave engine out."
+                )
+            if group.job.by is not None:
+                raise InputError(
+                    f"{group.job.where}: expected no by with self-influence through a curvature, which has no parts; got "
+                    f"{group.job.by!r}. Leave by out."
                 )
             self.choice = EngineChoice("ghost", "the curvature reads the inputs and cotangents of the layers")
         self._engine = _engine(group.job, self.choice.name, target)
