@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -70,7 +71,7 @@ class Dense:
     """Everything about a network as matrices. Vectors are its parameters one after another, in the model's order."""
 
     def __init__(self, model: nn.Module, losses: Callable[[Tensor, Tensor], Tensor] = sample_losses) -> None:
-        self.model, self.losses = model, losses
+        self.model, self.losses = copy.deepcopy(model).requires_grad_(True), losses  # of frozen models too
         self.named = {name: value.detach() for name, value in model.named_parameters()}
         self.theta = torch.cat([value.flatten() for value in self.named.values()])
 

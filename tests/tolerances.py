@@ -37,6 +37,11 @@ MASK_P_VALUE = 1e-4
 """Smallest p-value of a test of a mask's distribution. Masks are reproducible, so a test that passes goes on passing."""
 MAPPED_MEMORY = 150 * 2**20
 """Bytes by which scoring a memory-mapped file may raise the peak resident memory, whatever the file's size."""
+VECTORS_MEMORY = 400 * 2**20
+"""Bytes by which a curvature of a million parameters may raise the peak resident memory: vectors of them in float64, the
+activations of a batch with their derivatives, the patches of a few samples."""
+PEER_SPEARMAN = 0.999
+"""Smallest rank correlation of scores with those of another library that computes the same."""
 
 
 def assert_within_rule(kernel: Tensor, truth: Tensor, reference: Tensor, magnitude: Tensor, eps: float) -> None:

@@ -303,7 +303,8 @@ def test_what_a_network_computes_without_gradients_is_constant_in_its_hessian_to
     named = dict(model.named_parameters())
 
     def loss(theta):
-        w, b, u, c = (piece.view(p.shape) for piece, p in zip(theta.split([p.numel() for p in named.values()]), named.values()))
+        pieces = theta.split([p.numel() for p in named.values()])
+        w, b, u, c = (piece.view(p.shape) for piece, p in zip(pieces, named.values(), strict=True))
         return F.cross_entropy(F.linear(x, w, b) * gate + F.linear(x, u, c), y)
 
     truth = torch.autograd.functional.hessian(loss, torch.cat([p.detach().flatten() for p in named.values()]))
@@ -331,20 +332,20 @@ def test_functions_without_a_second_derivative_are_told():
 
     model, x, y = Net().double().eval(), torch.randn(5, 4, dtype=torch.float64), torch.randint(0, 3, (5,))
     problem = problem_of(model, x, y)
-    with pytest.raises(UnavailableError, match="symmetric.*Use EKFAC or DataInf"):
+    with pytest.raises(UnavailableError, match=r"symmetric.*Use EKFAC or DataInf"):
         problem.hessian(vectors(problem))
 
 
 def test_narrow_parameters_and_callable_losses_are_refused_where_they_do_not_do():
     model, x, y = small("mlp")
-    with pytest.raises(InputTypeError, match="float32 or float64 for products with the Hessian; scale is torch.bf"):
-        problem = problem_of(model.bfloat16(), x.bfloat16(), y)
+    problem = problem_of(model.bfloat16(), x.bfloat16(), y)
+    with pytest.raises(InputTypeError, match=r"float32 or float64 for products with the Hessian; scale is torch.bf"):
         problem.hessian(vectors(problem))
     model, x, y = small("mlp")
     problem = problem_of(model, x, y, loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
     v = vectors(problem)
     assert_relative_to_largest(problem.hessian(v), v @ Dense(model).hessian(x, y), FLOAT64_RELATIVE)
-    with pytest.raises(InputError, match="loss of ipfast.losses for the Gauss-Newton matrix"):
+    with pytest.raises(InputError, match=r"loss of ipfast.losses for the Gauss-Newton matrix"):
         problem.hessian(v, ggn=True)
     with pytest.raises(InputError, match=r"got a callable.*EKFAC\(empirical=True\)"):
         problem.covariances(empirical=False, seed=0)

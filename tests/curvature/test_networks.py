@@ -74,7 +74,8 @@ def test_solvers_are_dense_solves(name, ggn, kind):
         values, vectors = torch.linalg.eigh(matrix)
         kept = values.abs() > max(1e-12 * float(values.abs().max()), float(values.abs().min()))
         inverse = vectors[:, kept] @ torch.diag(1 / (values[kept] + damping)) @ vectors[:, kept].T
-        assert_relative_to_largest(scores.values, expected(dense, torch.linalg.pinv(inverse), train, val), BATCH_RELATIVE)
+        g, v = dense.gradients(*train), dense.gradients(*val).mean(dim=0)
+        assert_relative_to_largest(scores.values, g @ (inverse @ v), BATCH_RELATIVE)
         return
     assert_relative(scores.values, expected(dense, truth, train, val), SOLVE_RELATIVE)
 
@@ -122,7 +123,7 @@ def test_self_influence_through_the_gauss_newton_matrix(name):
     g = dense.gradients(*train)
     scores = scored(model, train, method=method)
     assert_relative(scores.values, -(g * torch.linalg.solve(matrix, g.T).T).sum(dim=1), SOLVE_RELATIVE)
-    with pytest.raises(InputError, match="engine='auto' with self-influence through a curvature"):
+    with pytest.raises(InputError, match=r"engine='auto' with self-influence through a curvature"):
         scored(model, train, method=method, engine="explicit")
 
 
@@ -138,11 +139,11 @@ def test_an_indefinite_hessian_gives_a_stated_damping_or_a_clear_error():
     assert about["of"]["damping"] == pytest.approx(stated, rel=SOLVE_RELATIVE)
     # As well conditioned as that damping makes it.
     assert_relative_to_largest(scores.values, expected(dense, damped(matrix, stated), train, val), BATCH_RELATIVE)
-    with pytest.raises(InputError, match="positive definite Hessian with damping=1e-06.*ggn=True"):
+    with pytest.raises(InputError, match=r"positive definite Hessian with damping=1e-06.*ggn=True"):
         scored(model, train, val, method=Method(curvature=Exact(damping=1e-6)))
-    with pytest.raises(InputError, match="positive definite Hessian for CG.*ggn=True"):
+    with pytest.raises(InputError, match=r"positive definite Hessian for CG.*ggn=True"):
         scored(model, train, val, method=Method(curvature=CG(damping=1e-6, tol=TIGHT)))
-    with pytest.raises(InputError, match="LiSSA to converge.*operator='ggn'"):
+    with pytest.raises(InputError, match=r"LiSSA to converge.*operator='ggn'"):
         scored(model, train, val, method=Method(curvature=LiSSA(damping=1e-6, tol=TIGHT, steps=100_000)))
 
 
@@ -248,7 +249,7 @@ def test_a_query_holds_what_was_solved(tmp_path):
     selves = ipfast.query(model, method="self_ekfac", params="all", train=train)
     found = ipfast.Scorer(model, selves)(train)
     assert_relative(found, scored(model, train, method="self_ekfac").values, SOLVE_RELATIVE)
-    with pytest.raises(InputError, match="expected train, the training data to which the curvature of method 'datainf'"):
+    with pytest.raises(InputError, match=r"expected train, the training data to which the curvature of method 'datainf'"):
         ipfast.query(model, val, method="datainf", params="all")
 
 
@@ -281,7 +282,7 @@ def test_training_data_that_can_be_read_once_is_refused():
         def __iter__(self):
             return self.left
 
-    with pytest.raises(InputError, match="the same samples each time it is read|read only once"):
+    with pytest.raises(InputError, match=r"the same samples each time it is read|read only once"):
         scored(model, DataLoader(Once(), batch_size=4), val, method="datainf", check=False)
 
 
@@ -289,5 +290,5 @@ def test_samples_of_nan_are_told_and_leave_no_scores():
     model, train, val = split("mlp")
     train[0][5, 1] = torch.nan
     for method in ("datainf", "ekfac", "exact", "cg", "lissa"):
-        with pytest.raises(ValueError, match="finite|above zero"):
+        with pytest.raises(ValueError, match=r"finite|above zero"):
             scored(model, train, val, method=method)
