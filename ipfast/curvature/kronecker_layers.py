@@ -84,10 +84,11 @@ def _bias_of(uses: Sequence[Use], plan: Plan) -> str | None:
 
 def _rotated(a: Tensor, b: Tensor, basis: Basis) -> Iterator[tuple[slice, Tensor]]:
     """(samples, (Q_Sᵀ G_i Q_A)² [n, d_out, d_in]) with G_i summed over the positions first."""
+    outputs, inputs = basis.output.to(b), basis.input.to(a)
     step = max(1, ROTATED_ELEMENTS // (a.shape[2] * b.shape[2]))
     for first in range(0, len(a), step):
         rows = slice(first, first + step)
-        yield rows, torch.bmm((b[rows] @ basis.output.to(b)).mT, a[rows] @ basis.input.to(a)).square_()
+        yield rows, torch.bmm((b[rows] @ outputs).mT, a[rows] @ inputs).square_()
 
 
 def second_moments(a: Tensor, b: Tensor, basis: Basis) -> Tensor:
@@ -95,7 +96,10 @@ def second_moments(a: Tensor, b: Tensor, basis: Basis) -> Tensor:
     if a.shape[1] == 1:
         squares: Tensor = (b[:, 0] @ basis.output.to(b)).square().T @ (a[:, 0] @ basis.input.to(a)).square()
         return squares.double()
-    return torch.stack([squares.sum(dim=0).double() for _, squares in _rotated(a, b, basis)]).sum(dim=0)
+    total = torch.zeros(b.shape[2], a.shape[2], dtype=torch.float64, device=a.device)
+    for _, found in _rotated(a, b, basis):
+        total += found.sum(dim=0)
+    return total
 
 
 def rotated_sum(a: Tensor, b: Tensor, basis: Basis, scale: Tensor) -> Tensor:

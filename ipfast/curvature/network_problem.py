@@ -150,7 +150,7 @@ class NetworkProblem(Problem):
                     for (outputs, inputs), (x, y) in zip(found[index:], groups, strict=False):
                         outputs += (y.flatten(0, 1).T @ y.flatten(0, 1)).to(outputs)
                         inputs += (x.flatten(0, 1).T @ x.flatten(0, 1)).to(inputs)
-        return [(outputs / self.samples, inputs / self.samples) for outputs, inputs in found]
+        return [(outputs.div_(self.samples), inputs.div_(self.samples)) for outputs, inputs in found]
 
     def second_moments(self, bases: Sequence[Basis], *, empirical: bool, seed: int) -> list[Tensor]:
         """The moments of the other parameters are taken in the same pass and kept for `rest_moments`."""
@@ -165,7 +165,7 @@ class NetworkProblem(Problem):
                         moments += second_moments(x, y, basis)
             gradients.moments(rest)
         self._rest = (empirical, seed), rest / self.samples
-        return [moments / self.samples for moments in found]
+        return [moments.div_(self.samples) for moments in found]
 
     def rest_moments(self, *, empirical: bool, seed: int) -> Tensor:
         if self._rest is None or self._rest[0] != (empirical, seed):

@@ -58,7 +58,6 @@ def kronfluence_scores(model, train, val, folder, damping):
     analyzer = Analyzer(
         "peer", prepare_model(model, task), task, cpu=True, disable_tqdm=True, log_level=logging.ERROR, output_dir=str(folder)
     )
-    wide = {name: torch.float64 for name in ("per_sample_gradient_dtype",)}
     factors = FactorArguments(
         strategy="ekfac",
         use_empirical_fisher=True,
@@ -66,7 +65,7 @@ def kronfluence_scores(model, train, val, folder, damping):
         gradient_covariance_dtype=torch.float64,
         eigendecomposition_dtype=torch.float64,
         lambda_dtype=torch.float64,
-        **wide,
+        per_sample_gradient_dtype=torch.float64,
     )
     arguments = ScoreArguments(
         damping_factor=damping,
@@ -74,7 +73,7 @@ def kronfluence_scores(model, train, val, folder, damping):
         query_gradient_svd_dtype=torch.float64,
         precondition_dtype=torch.float64,
         score_dtype=torch.float64,
-        **wide,
+        per_sample_gradient_dtype=torch.float64,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about its use of torch
