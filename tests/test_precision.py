@@ -194,7 +194,9 @@ def test_real_features_are_ranked_as_in_float64(real_features, method):
 
 @pytest.fixture(scope="module")
 def real_features():
-    images, _, test_images, test_labels, noisy = files.read_cifar("test", Path(os.environ["IPFAST_DATA"]), files.CIFAR10, "worse")
+    images, _, test_images, test_labels, noisy = files.read_cifar(
+        "test", Path(os.environ["IPFAST_DATA"]), files.CIFAR10, "worse"
+    )
     recipe = replace(cifar.SMALL, epochs=2)
     network = cifar.train_network(images[:2000], noisy[:2000], recipe, classes=10, seed=0, device=torch.device("cpu"))
     h, h_val = (torch.from_numpy(cifar.extract(network, x)) for x in (images[:6000], test_images[:1000]))
