@@ -1,4 +1,4 @@
-"""The command line: python -m bench head | ensemble | vocab | mask | model | tune | table."""
+"""The command line: python -m bench head | ensemble | vocab | mask | model | methods | tune | table."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from . import tune as tuning
 from .cases import ensemble as ensemble_case
 from .cases import head as head_case
 from .cases import mask as mask_case
+from .cases import methods as methods_case
 from .cases import model as model_case
 from .cases import model_job as job_case
 from .cases import vocab as vocab_case
@@ -29,6 +30,7 @@ from .peers import PEERS, missing
 from .reports import ensemble as ensemble_report
 from .reports import head as head_report
 from .reports import mask as mask_report
+from .reports import methods as methods_report
 from .reports import model as model_report
 from .reports import vocab as vocab_report
 from .roofline import Probe
@@ -288,6 +290,39 @@ def _model_job(name: str, peers: list[str], repeats: int) -> list[results.Row]:
         repeats=repeats,
         child_memory=None,
     )
+
+
+@app.command()
+def methods(
+    classes: Annotated[list[int] | None, typer.Option(min=2, help="Classes; may be repeated. Default: 10 100.")] = None,
+    rows: Annotated[int, typer.Option(min=methods_case.LOOP_ROWS, help="Samples N.")] = methods_case.STANDARD_ROWS,
+    repeats: Annotated[int, typer.Option(min=MIN_REPEATS, help="Interleaved repeats.")] = MIN_REPEATS,
+    record: Annotated[bool, typer.Option(help="Write the rows to bench/results/methods.jsonl, and the charts.")] = True,
+) -> None:
+    """Every method at a head, and the loops over stored gradients that others run: seconds, ratios, stages."""
+    case, place = methods_case, torch.device("cpu")
+    for number in classes or case.STANDARD_CLASSES:
+        problem = case.Problem(rows, number, place)
+        try:
+            case.check(problem)
+        except GateError as error:
+            typer.echo(f"Wrong scores, so no speed: {error}")
+            raise typer.Exit(1) from error
+        found = measure(
+            case.NAME,
+            {"rows": rows, "width": case.WIDTH, "classes": number, "val": case.VALIDATION, "dtype": "float32"},
+            case.make_contenders(problem),
+            Probe(place, torch.float32),
+            device=place,
+            repeats=repeats,
+            child_memory=None,
+        )
+        stages = {name: problem.scores(name).stats for name in case.METHODS}
+        _tell(found, methods_report.terminal(found, stages), record)
+        if record:
+            methods_report.chart(found, results.RESULTS / f"methods_{number}.png")
+        del problem
+    _explain(case.MEANING)
 
 
 @app.command()

@@ -6,8 +6,8 @@
 >>> # keep = ipfast.curate.trim(scores, 0.05)            indices to train on again
 """
 
-from . import curate, losses, ops
-from .curvature import Identity
+from . import curate, impacts, losses, ops
+from .curvature import CG, EKFAC, Arnoldi, DataInf, Exact, Identity, LiSSA, Source
 from .dispatch import select_backend
 from .engines import LayerShape, select_engine, select_ensemble
 from .errors import (
@@ -19,9 +19,10 @@ from .errors import (
     NonFiniteError,
     UnavailableError,
 )
-from .methods import Control, Method
+from .impacts import Adversarial, Counterfactual, DemographicParity, EqualOpportunity
+from .methods import Control, Method, combinations
 from .ops import dropout_mask
-from .points import Checkpoints, Dropout, ExtraSGD, Final
+from .points import Checkpoints, Dropout, ExtraSGD, Final, Segments
 from .query import Query, query
 from .score import score
 from .scorer import Scorer
@@ -30,9 +31,18 @@ from .scores import Scores
 __version__ = "0.1.0"
 
 __all__ = [
+    "CG",
+    "EKFAC",
+    "Adversarial",
+    "Arnoldi",
     "Checkpoints",
     "Control",
+    "Counterfactual",
+    "DataInf",
+    "DemographicParity",
     "Dropout",
+    "EqualOpportunity",
+    "Exact",
     "ExtraSGD",
     "Final",
     "Identity",
@@ -41,16 +51,21 @@ __all__ = [
     "IpfastError",
     "IpfastWarning",
     "LayerShape",
+    "LiSSA",
     "Method",
     "MissingFileError",
     "NonFiniteError",
     "Query",
     "Scorer",
     "Scores",
+    "Segments",
+    "Source",
     "UnavailableError",
     "__version__",
+    "combinations",
     "curate",
     "dropout_mask",
+    "impacts",
     "losses",
     "ops",
     "query",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,8 +75,22 @@ def score(
     labels: Annotated[Path | None, typer.Option(help=".npy [N], of tokens [N, T]: class indices; or targets [..., C].")] = None,
     train: Annotated[Path | None, typer.Option(help=".npz or .safetensors with both, features and labels.")] = None,
     val: Annotated[Path | None, typer.Option(help=".npz or .safetensors with trusted features and labels.")] = None,
-    method: Annotated[str, typer.Option(help="ip, ip_ensemble, self_tracin, or a control: loss, random.")] = "ip",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="ip, ip_ensemble, self_tracin, exact, lissa, cg, datainf, ekfac, self_ekfac, or a control: loss, random."
+        ),
+    ] = "ip",
     loss: Annotated[str, typer.Option(help="auto (cross_entropy), bce_with_logits or mse.")] = "auto",
+    impact: Annotated[
+        str,
+        typer.Option(
+            help="utility, adversarial; with --groups demographic_parity, equal_opportunity; with --pairs counterfactual."
+        ),
+    ] = "utility",
+    groups: Annotated[Path | None, typer.Option(help=".npy [M], the sensitive group of each row of --val.")] = None,
+    positive: Annotated[int | None, typer.Option(help="Of groups: the positive class, where there are over two.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help=".npy [M, d], the counterpart of each row of --val.")] = None,
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="bf16: rounded products, float32 sums; default: exact.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")] = None,
@@ -90,10 +105,31 @@ def score(
     """
     data = _pair("score", train, features, labels)
     options: dict[str, Any] = {"backend": backend, "precision": precision, "device": device, "progress": progress, "out": out}
-    result = ipfast.score(head, data, val, method=method, loss=loss, tokens=tokens, **options)
+    chosen = _impact(impact, groups, positive, pairs)
+    result = ipfast.score(head, data, val, method=method, loss=loss, impact=chosen, tokens=tokens, **options)
     _summary(result, rows)
     if out is not None:
         typer.echo(f"Scores written to {out}")
+
+
+def _impact(name: str, groups: Path | None, positive: int | None, pairs: Path | None) -> Any:
+    """The impact of that name with its data."""
+    given = {"groups": groups, "positive": positive, "pairs": pairs}
+    takes = {
+        "demographic_parity": ("groups", "positive"),
+        "equal_opportunity": ("groups", "positive"),
+        "counterfactual": ("pairs",),
+    }
+    for option, value in given.items():
+        if value is not None and option not in takes.get(name, ()):
+            users = " or ".join(impact for impact, options in takes.items() if option in options)
+            raise ipfast.InputError(f"score: expected --{option} with --impact {users} only; got {name!r}. Leave it out.")
+    if name not in takes:
+        return name
+    needed = takes[name][0]
+    if given[needed] is None:
+        raise ipfast.InputError(f"score: expected --{needed} with --impact {name}; got none.")
+    return ipfast.impacts.IMPACTS.get("score", name)(**{option: given[option] for option in takes[name]})
 
 
 def _summary(scores: ipfast.Scores, rows: int) -> None:
@@ -131,24 +167,86 @@ def _lowest_tokens(scores: ipfast.Scores, rows: int) -> None:
 
 @app.command()
 def curate(
-    scores: Annotated[Path, typer.Argument(help="Scores written by ipfast score: .npy, .csv, .parquet or .safetensors.")],
-    out: Annotated[Path, typer.Option(help=".npy or .csv for the kept rows' indices; with data also .npz or .safetensors.")],
-    drop: Annotated[float, typer.Option(help="Share of the lowest scores to drop, in (0, 1), or a count of 1 or more.")] = 0.05,
+    scores: Annotated[
+        list[Path], typer.Argument(help="Scores written by ipfast score: .npy, .csv, .parquet or .safetensors; or several.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help=".npy, .csv or .parquet for indices, labels or weights; .npz or .safetensors for the data.")
+    ],
+    action: Annotated[str, typer.Option(help="trim (drop the lowest), relabel (the lowest) or reweight (all).")] = "trim",
+    drop: Annotated[
+        float | None,
+        typer.Option(help="Share of the lowest scores to drop or relabel, in (0, 1), or a count of 1 or more; default: 0.05."),
+    ] = None,
     features: Annotated[Path | None, typer.Option(help=".npy [N, d], to write the curated data itself.")] = None,
-    labels: Annotated[Path | None, typer.Option(help=".npy [N].")] = None,
+    labels: Annotated[Path | None, typer.Option(help=".npy [N]; without features to relabel, or to report on classes.")] = None,
     train: Annotated[Path | None, typer.Option(help=".npz or .safetensors with both, features and labels.")] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Drop or relabel the same share of every class.")] = False,
+    how: Annotated[str, typer.Option(help="Of relabel: flip (two classes), runner_up, rdia_soft or ip_relabel.")] = "flip",
+    logits: Annotated[Path | None, typer.Option(help=".npy [N, C], for runner_up and rdia_soft.")] = None,
+    label_scores: Annotated[Path | None, typer.Option(help=".npy [N, C], for ip_relabel.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of reweight, by which scores are divided; default: their standard deviation.")
+    ] = None,
+    clip: Annotated[float | None, typer.Option(help="Of reweight: the largest weight, where the mean is 1.")] = None,
+    combine: Annotated[str | None, typer.Option(help="Of several files of scores: rank (the default), union or zsum.")] = None,
+    query: Annotated[str | None, typer.Option(help="Name or number of one, of scores of several queries.")] = None,
+    groups: Annotated[Path | None, typer.Option(help=".npy [N], to report on another attribute too.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where to write what changed, .json.")] = None,
 ) -> None:
-    """Drop the lowest scores: write the indices of the samples to keep, or the curated training set.
+    """Drop, relabel or reweight samples by their scores: write the indices to keep, labels or weights, or the curated data.
 
     Example: ipfast curate scores.npy --drop 0.05 --train data.npz --out curated.npz
     """
-    if drop >= 1 and drop != int(drop):
+    if drop is not None and drop >= 1 and drop != int(drop):
         raise ipfast.InputError(f"curate: expected --drop to be a share in (0, 1) or a whole count; got {drop:g}.")
-    amount: float = int(drop) if drop >= 1 else drop
-    has_data = any(path is not None for path in (train, features, labels))
+    if drop is not None and action == "reweight":
+        raise ipfast.InputError("curate: expected no --drop with reweight, which keeps all samples. Leave it out.")
+    classes = train if labels is None else labels
+    if by_class and classes is None:
+        raise ipfast.InputError("curate: expected --labels or --train with --by-class, to know the classes; got neither.")
+    if combine is not None and len(scores) == 1:
+        raise ipfast.InputError("curate: expected several files of scores with --combine; got one. Leave it out.")
+    has_data = train is not None or features is not None
     data = _pair("curate", train, features, labels) if has_data else None
-    kept, total = ipfast.curate.write_kept(ipfast.Scores.load(scores), amount, out, data=data)
-    typer.echo(f"Kept {kept} of {total} samples: {out}")
+    found = _objectives(scores, combine or "rank", query)
+    made = ipfast.curate.apply(
+        found,
+        action,
+        int(drop) if drop is not None and drop >= 1 else drop,
+        labels=classes,
+        groups=groups,
+        within=classes if by_class else None,
+        how=how,
+        logits=logits,
+        label_scores=label_scores,
+        temperature=temperature,
+        clip=clip,
+    )
+    made.save(out, data, report=report)
+    typer.echo(made.report)
+    if made.action == "trim":
+        typer.echo(f"Kept {len(made.keep)} of {len(found)} samples: {out}")
+    else:
+        typer.echo(f"{'New labels' if made.action == 'relabel' else 'Weights'} of {len(found)} samples: {out}")
+
+
+def _objectives(paths: list[Path], combine: str, query: str | None) -> ipfast.Scores:
+    """Scores [N] from a file, or combined from several."""
+    names = [path.stem for path in paths]
+    keys = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    found = {key: _of_query(ipfast.Scores.load(path), query) for key, path in zip(keys, paths, strict=True)}
+    if len(found) < len(paths):
+        raise ipfast.InputError("curate: expected each file of scores once; got one of them twice.")
+    return ipfast.curate.combine(found, combine) if len(found) > 1 else next(iter(found.values()))
+
+
+def _of_query(scores: ipfast.Scores, query: str | None) -> ipfast.Scores:
+    """The scores of one query, by name or number, of a file of several."""
+    if query is None:
+        return scores
+    number = int(query) if query.isdecimal() and query not in (scores.queries or ()) else query
+    return dataclasses.replace(scores, values=scores.of(number), queries=None, members=None)
 
 
 @app.command()

@@ -36,7 +36,8 @@ def _zscores(s: Tensor) -> Tensor:
     """(s − mean)/standard deviation; zero where all are equal."""
     centred = s - s.mean()
     spread = centred.square().mean().sqrt()
-    return centred / spread if spread > 0 else torch.zeros_like(s)
+    # Equal scores may have a mean that differs from them by its rounding.
+    return centred / spread if len(s) and s.min() < s.max() else torch.zeros_like(s)
 
 
 def _ranks(s: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .curvature import Identity
+from .curvature import CG, EKFAC, Arnoldi, Curvature, DataInf, Exact, Identity, LiSSA, Source
 from .errors import InputError, InputTypeError
-from .points import Checkpoints, Dropout, ExtraSGD, Final, Points
+from .points import Checkpoints, Dropout, ExtraSGD, Final, Points, Segments
 from .registry import Registry, check_choice
 
 
@@ -22,13 +22,13 @@ class Method:
     """
 
     points: Points = field(default_factory=Final)
-    curvature: Identity = field(default_factory=Identity)
+    curvature: Curvature = field(default_factory=Identity)
     target: str = "val"
     name: str = "custom"
 
     def __post_init__(self) -> None:
         check_choice("Method", "target", self.target, ("val", "self"))
-        if not isinstance(self.points, Points) or not isinstance(self.curvature, Identity):
+        if not isinstance(self.points, Points) or not isinstance(self.curvature, Curvature):
             raise InputTypeError(
                 "Method: expected points of ipfast.points and a curvature of ipfast.curvature; got "
                 f"{type(self.points).__name__} and {type(self.curvature).__name__}."
@@ -39,9 +39,30 @@ class Method:
                 "not factor at the head. Leave chain out."
             )
 
+        if self.target == "self" and not self.curvature.quadratics:
+            raise InputError(
+                f"Method: expected a curvature that gives self-influence, Identity, Exact, LiSSA, EKFAC, CG or Arnoldi; got "
+                f"{type(self.curvature).__name__}, which needs a query. Use target='val'."
+            )
+        if isinstance(self.curvature, Source) != isinstance(self.points, Segments):
+            raise InputError(
+                "Method: expected points=ipfast.Segments(...) and curvature=ipfast.Source() together, since both describe a "
+                f"training run; got {type(self.points).__name__} and {type(self.curvature).__name__}."
+            )
+        if self.bent and self.points.deviation_floor is not None:
+            raise InputError(
+                "Method: expected no curvature with the loss-deviation estimator, which looks at losses and not at gradients. "
+                "Leave it out, or use ExtraSGD(estimator='gradient')."
+            )
+
     @property
     def needs_val(self) -> bool:
         return self.target == "val"
+
+    @property
+    def bent(self) -> bool:
+        """Whether there is a curvature, which is fitted to the training data."""
+        return not isinstance(self.curvature, Identity)
 
 
 @dataclass(frozen=True)
@@ -67,8 +88,38 @@ METHODS.add("ip_ensemble", Method(points=Dropout(), name="ip_ensemble"))
 METHODS.add("tracin", Method(points=Checkpoints(), name="tracin"))
 METHODS.add("gex", Method(points=ExtraSGD(), name="gex"))
 METHODS.add("self_tracin", Method(target="self", name="self_tracin"))
+METHODS.add("exact", Method(curvature=Exact(), name="exact"))
+METHODS.add("lissa", Method(curvature=LiSSA(), name="lissa"))
+METHODS.add("datainf", Method(curvature=DataInf(), name="datainf"))
+METHODS.add("ekfac", Method(curvature=EKFAC(), name="ekfac"))
+METHODS.add("cg", Method(curvature=CG(), name="cg"))
+METHODS.add("arnoldi", Method(curvature=Arnoldi(), name="arnoldi"))
+METHODS.add("tda", Method(points=Segments(), curvature=Source(), name="tda"))
+METHODS.add("self_lissa", Method(curvature=LiSSA(), target="self", name="self_lissa"))
+METHODS.add("self_ekfac", Method(curvature=EKFAC(), target="self", name="self_ekfac"))
 METHODS.add("loss", Control("loss"))
 METHODS.add("random", Control("random"))
+
+
+def combinations() -> list[tuple[type[Points], type[Curvature], str]]:
+    """All (points, curvature, target) that have a meaning together.
+
+    Every choice of points goes with every curvature, but Segments and Source with each other only; target "self" is of the
+    curvatures that give self-influence.
+
+    >>> len({points for points, _, _ in combinations()})
+    5
+    """
+    points: list[type[Points]] = [Final, Checkpoints, Dropout, ExtraSGD]
+    bends: list[type[Curvature]] = [Identity, Exact, LiSSA, DataInf, EKFAC, CG, Arnoldi]
+    found = [
+        (at, bend, target)
+        for at in points
+        for bend in bends
+        for target in ("val", "self")
+        if target == "val" or bend.quadratics
+    ]
+    return [*found, (Segments, Source, "val")]
 
 
 def get_method(where: str, method: Any) -> Method | Control:

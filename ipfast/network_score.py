@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .combine import weighted_sum
 from .data import Source
+from .engines import PARTS
 from .engines.network import Network, SampleLoss, SampleLosses
 from .engines.outputs import samples
 from .errors import InputError, InputTypeError
@@ -30,6 +31,7 @@ from .impacts import Impact
 from .losses import Loss
 from .methods import Control, Method
 from .points import Final, Point, Trainable
+from .registry import check_choice
 from .scores import Scores
 from .streaming import Result, stream
 from .terms import Term
@@ -55,6 +57,28 @@ def require_engine(where: str, params: str | Sequence[str], engine: str, head_on
             f"{where}: expected no {superfluous} with params={params!r}: it names the parameters itself, and each layer's "
             "operation chooses its backend. Leave it out, or use params='last'."
         )
+
+
+def require_by(
+    where: str, by: object, params: str | Sequence[str], engine: str, method: Method | Control, combine: str
+) -> None:
+    """Refuse, before any work, parts of a score where there are none."""
+    if by is None:
+        return
+    by = check_choice(where, "by", by, PARTS)
+    reason = None
+    if params == "last":
+        reason = "params that name more than the last layer", "params='last'"
+    elif engine not in ("auto", "ghost"):
+        reason = "engine='ghost', which takes a score apart", f"engine={engine!r}"
+    elif isinstance(method, Control) or method.points.deviation_floor is not None:
+        reason = "a method that scores by gradients", method.name
+    elif by == "token" and method.target == "self":
+        reason = "a query, which a score is linear in", f"method={method.name!r}"
+    elif combine != "mean":
+        reason = "members that are averaged, so that parts add up", f"combine={combine!r}"
+    if reason is not None:
+        raise InputError(f"{where}: expected {reason[0]}, with by={by!r}; got {reason[1]}. Leave by out.")
 
 
 def open_network(
@@ -119,8 +143,8 @@ class NetworkRun:
                 f"{job.where}: expected impact='utility' with a loss (model, batch) -> [B], since others look at logits; "
                 f"got {impact.name!r}. Use a loss of ipfast.losses."
             )
-        for source in () if validation is None else validation.sources:
-            require_array_labels(job.where, "val", source)
+        for _, argument, source in () if validation is None else validation.passes():
+            require_array_labels(job.where, argument, source)
 
     def groups(self, stored: Sequence[Term] | None) -> Iterator[NetworkGroup]:
         """Each point, of the method or of stored terms."""
@@ -136,33 +160,46 @@ class NetworkRun:
     def _look_ahead(self, **train: Source) -> None:
         if self.check:
             val = () if self.validation is None else self.validation.sources
-            sources = {"val": val, **{argument: (source,) for argument, source in train.items()}}
+            pairs = () if self.validation is None else self.validation.pairs
+            sources = {"val": val, "pairs": pairs, **{argument: (source,) for argument, source in train.items()}}
             check_network(self.job.where, self.job.network, sources)
+
+    def _prepare(self) -> None:
+        """What needs all points before the first."""
+        if self.maker is not None:
+            self.maker.prepare(lambda: self.groups(None))
 
     def query_terms(self) -> list[Term]:
         """The term of each point."""
         self._look_ahead()
         made: list[Term] = []
+        self._prepare()
         for group in self.groups(None) if self.maker is not None else ():
             with group.entered():
                 made += [] if self.maker is None else self.maker.terms(group)
         return made
 
     def score(self, source: Source, result: Result, stored: Sequence[Term] | None, progress: bool) -> list[NetworkScorer]:
-        """Score the training data at one point after another into `result`."""
+        """Score the training data at one group of points after another into `result`."""
         require_array_labels(self.job.where, "train", source)
         self._look_ahead(train=source)
         scorers = []
-        for index, group in enumerate(self.groups(stored)):
+        first = 0
+        if stored is None:
+            self._prepare()
+        for group in self.groups(stored):
             with group.entered():
                 if stored is not None:
-                    terms = list(stored[index : index + 1])
+                    terms = list(stored[first : first + len(group.points)])
                 else:
                     terms = [] if self.maker is None else self.maker.terms(group)
                 scorer = NetworkScorer(group, terms)
                 parts = self._parts(scorer, source, alone=result.alone(terms))
-                result.add(stream(parts, source, self.method.name, progress), terms, scorer.weights)
+                result.add(
+                    stream(parts, source, self.method.name, progress, ragged=self.job.by == "token"), terms, scorer.weights
+                )
             scorers.append(scorer)
+            first += len(group.points)
         return scorers
 
     def _parts(self, scorer: NetworkScorer, source: Source, *, alone: bool) -> Iterator[tuple[int, Tensor]]:
@@ -211,13 +248,20 @@ def network_scores(
 
     Args:
         stored, about: the terms and stats of a stored query; None: the terms are made.
-        result: gathers the scores at the points.
+        result: gathers the scores at the points, or the parts that they are the sum of.
     """
     started = time.perf_counter()
     scorers = run.score(source, result, stored, progress)
     values, members = result.finish()
     if queries is None and not pairs:
-        values, members = values[:, 0], None if members is None else members[:, :, 0]
+        values, members = values[..., 0], None if members is None else members[..., 0]
+    parts: dict[str, Any] = {}
+    if run.job.by is not None:
+        if run.job.by == "layer":
+            parts = {"by_layer": values, "layers": tuple(scorers[0].layers)}
+        else:
+            parts = {"by_token": values[:, 1:].contiguous()}
+        values, members = values.sum(dim=1), None if members is None else members.sum(dim=2)
     made = run.maker.stats if run.maker is not None and stored is None else {}
     network, choice = run.job.network, scorers[0].choice
     stats = {
@@ -229,8 +273,10 @@ def network_scores(
         "parameters": sum(value.numel() for value in network.parameters.values()),
         "score_seconds": time.perf_counter() - started - made.get("query_seconds", 0.0),
     }
+    if run.job.by == "token":
+        stats["at_no_position"] = scorers[0].elsewhere
     if len(result.weights) > 1:
         stats["members"] = len(result.weights)
     if ids is not None and len(ids) != len(values):
         raise InputError(f"score: expected one id a sample; got {len(ids)} ids for {len(values)} samples.")
-    return Scores(values, run.method.name, choice.name, "reference", stats, ids, members, queries)
+    return Scores(values, run.method.name, choice.name, "reference", stats, ids, members, queries, **parts)

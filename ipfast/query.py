@@ -16,11 +16,11 @@ from torch import Tensor
 
 from . import dispatch
 from .checks import check_precision, existing_file, positive_integer, usable_device
-from .data import open_source
+from .data import Source, open_source
 from .data.writers import check_output, written_whole
 from .engines import TOKENS, HeadEngine, SampleLoss, find_last_layer
 from .errors import InputError, InputTypeError
-from .groups import HeadQueryMaker, NetworkJob, Validation, groups, open_validation
+from .groups import HeadQueryMaker, NetworkJob, Validation, groups, open_validation, with_impact
 from .hygiene import check_features
 from .impacts import Impact, get_impact
 from .losses import Loss, get_loss
@@ -201,7 +201,8 @@ def query(
             `ipfast.score`.
         backend, precision: accepted so that the options of `score` can be passed on; the query itself is computed by torch, in
             float64 or exact float32. Say them again to `score` or `Scorer`.
-        train: used only to find the head by running the model when there is no `val`.
+        train: the training data, which methods with a curvature (such as "ekfac") are fitted to; of others used only to find
+            the head by running the model when there is no `val`.
 
     Returns:
         A Query, to be passed to `ipfast.score` in place of val, to `ipfast.Scorer`, or saved.
@@ -228,8 +229,14 @@ def query(
     loss = known_loss(where, loss, params)
     target_impact = get_impact(where, impact)
     require_val(where, chosen, val, target_impact)
+    bent = isinstance(chosen, Method) and chosen.bent
+    if bent and train is None:
+        raise InputError(
+            f"{where}: expected train, the training data to which the curvature of method {chosen.name!r} is fitted; got None."
+        )
     target = usable_device(where, device)
     validation = open_validation(where, val, val_groups, batch_size=size, labels_key=labels_key)
+    validation = with_impact(where, validation, target_impact, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
     if params != "last":
         network = open_network(
@@ -244,9 +251,8 @@ def query(
         )
         job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
         return build_network_query(NetworkRun(job, chosen, target_impact, validation, check=check))
-    finder = None if validation is None else validation.sources[0]
-    if finder is None and train is not None:
-        finder = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
+    training = None if train is None else open_source(where, "train", train, batch_size=size, labels_key=labels_key)
+    finder = training if validation is None else validation.sources[0]
     first = None if finder is None else lambda: next(iter(finder.batches(size)))[0]
     last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
     chosen_loss = default_loss(loss, last.loss, where)
@@ -260,11 +266,14 @@ def query(
         device=target,
         tokens=tokens,
     )
-    for source in () if validation is None else validation.sources:
-        engine.check("val", source)
+    for _, argument, source in () if validation is None else validation.passes():
+        engine.check(argument, source)
+    if training is not None and bent:
+        engine.check("train", training)
+    target_impact.check_outputs(where, last.outputs, chosen_loss)
     if check and validation is not None:
-        check_features(where, last, {"val": validation.sources})
-    return build_query(engine, chosen, target_impact, validation)
+        check_features(where, last, {"val": validation.sources, "pairs": validation.pairs})
+    return build_query(engine, chosen, target_impact, validation, training)
 
 
 def check_params(where: str, params: Any) -> None:
@@ -326,14 +335,21 @@ def require_one_query(where: str, tokens: str, names: tuple[str, ...] | None) ->
         )
 
 
-def build_query(engine: HeadEngine, method: Method | Control, impact: Impact, validation: Validation | None) -> Query:
+def build_query(
+    engine: HeadEngine,
+    method: Method | Control,
+    impact: Impact,
+    validation: Validation | None,
+    train: Source | None = None,
+) -> Query:
     """The query of a method at the points it names."""
     names = None if validation is None else validation.names
     if not isinstance(method, Method):
         about = (engine.loss, engine.last.name, engine.include_bias)
         return Query((), method, *about, {}, queries=names, tokens=engine.tokens)
-    maker = HeadQueryMaker(method, impact, validation)
+    maker = HeadQueryMaker(method, impact, validation, train)
     terms: list[Term] = []
+    maker.prepare(lambda: groups(engine, method.points.points(trainable(engine))))
     for group in groups(engine, method.points.points(trainable(engine))):
         terms += [_pinned(term) for term in maker.terms(group)]
     return Query(

@@ -18,13 +18,13 @@ from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
 from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
 from .errors import InputError, IpfastWarning
-from .groups import GroupScorer, HeadQueryMaker, NetworkJob, groups, open_validation, validation_sets
+from .groups import GroupScorer, HeadQueryMaker, NetworkJob, groups, open_validation, validation_sets, with_impact
 from .head_score import HeadRun
 from .hygiene import check_features
 from .impacts import get_impact
 from .losses import Loss
 from .methods import Control, Method, get_method
-from .network_score import NetworkRun, network_scores, open_network, require_engine, require_pairs_fit
+from .network_score import NetworkRun, network_scores, open_network, require_by, require_engine, require_pairs_fit
 from .pairwise import Pairwise, require_pairs
 from .points import Final, Point
 from .query import (
@@ -69,6 +69,7 @@ def score(
     aggregate: bool = True,
     tokens: str = "mean",
     labels_key: str = "labels",
+    by: str | None = None,
 ) -> Scores:
     """Score every training sample: which help the model on the validation data (positive) and which hurt it (negative).
 
@@ -93,11 +94,14 @@ def score(
             method; it is None for self_tracin, loss and random.
             Several validation sets, as a list of them or as a mapping from names, make as many queries.
         method: "ip", "ip_ensemble", "self_tracin", or a control that others must beat: "loss" (−ℓ_i) or "random"; or a Method,
-            such as Method(points=Dropout(20, 0.05)), or Method(points=Checkpoints([...])) for TracIn.
+            such as Method(points=Dropout(20, 0.05)), or Method(points=Checkpoints([...])) for TracIn. With an inverse Hessian
+            of the mean training loss: "exact", "lissa", "cg", "arnoldi", "datainf", "ekfac", "self_lissa", "self_ekfac", or
+            SOURCE, Method(points=Segments(...), curvature=Source()).
         loss: "cross_entropy" (integer labels), "bce_with_logits", "mse" or an object of ipfast.losses; "auto": the estimator's
             own for scikit-learn, else cross_entropy. With `params` also a callable (model, batch) -> ℓ [B] of each sample.
-        impact: what should improve: "utility" (the mean validation loss) or a callable f(logits [M, C], labels [M]) -> scalar,
-            lower is better.
+        impact: what should improve: "utility" (the mean validation loss); "adversarial" (that of samples moved across the
+            decision boundary); an object of ipfast.impacts, such as DemographicParity(groups=…), EqualOpportunity(groups=…) or
+            Counterfactual(pairs=…); or a callable f(logits [M, C], labels [M]) -> scalar, lower is better.
         params: "last", the final linear layer; "all" parameters; "trainable", those that require gradients; or a list of
             regular expressions searched for in their names, such as ["lora_"]. Others cost nothing but the forward pass.
         head: name of that layer; None finds it by running the model on one batch.
@@ -128,6 +132,9 @@ def score(
             tokens are by `labels[:, :-1] = ids[:, 1:]; labels[:, -1] = -100`. Tokens labelled -100 (or the `ignore_index` of
             the loss), or whose targets are all NaN, do not count, nor do their features. A sequence without any scores 0, and
             is left out of M. A callable impact gets the counted tokens of val as its logits [K, C] and labels [K].
+        by: "layer" gives, beside the scores, the part that the parameters of each layer have in them, as `Scores.by_layer`
+            [N, L]; "token" the part of what is computed at each position of sequences [B, T], as `Scores.by_token` [N, T]. Over
+            a network and by the ghost engine only.
 
     Returns:
         Scores with values [N] in the order of the data, [N, Q] for several queries, [N, T] with tokens="each"; float32, or
@@ -167,6 +174,8 @@ def score(
     check_precision(where, precision)
     given = {"head": head is not None, "include_bias=False": not include_bias, f"backend={backend!r}": backend != "auto"}
     require_engine(where, scored, engine, given)
+    combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
+    require_by(where, by, scored, engine, chosen, combine)
     if stored is None:
         require_val(where, chosen, val, chosen_impact)
     if not aggregate:
@@ -184,6 +193,7 @@ def score(
 
     source = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
     validation = open_validation(where, None if stored is not None else val, val_groups, batch_size=size, labels_key=labels_key)
+    validation = with_impact(where, validation, chosen_impact, batch_size=size, labels_key=labels_key)
     require_one_query(where, tokens, None if validation is None else validation.names)
     names = _names(where, ids, source)
     if isinstance(chosen, Control) and chosen.name == "random":
@@ -191,7 +201,6 @@ def score(
             raise InputError(f"{where}: expected no tokens='each' with method 'random', one number a sample. Leave it out.")
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
-    combine = stored.combine if stored is not None else chosen.points.combine if isinstance(chosen, Method) else "mean"
     queries = stored.queries if stored is not None else None if validation is None else validation.names
     if scored != "last":
         if check and validation is not None:
@@ -207,7 +216,7 @@ def score(
             device=target,
             check=check,
         )
-        job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size)
+        job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size, by=by)
         if not aggregate:
             assert validation is not None
             validation = require_pairs_fit(where, network, validation)
@@ -248,22 +257,29 @@ def score(
     if stored is not None:
         know_query(head_engine, stored)
     head_engine.check("train", source)
-    for val_source in () if validation is None else validation.sources:
-        head_engine.check("val", val_source)
+    for _, argument, val_source in () if validation is None else validation.passes():
+        head_engine.check(argument, val_source)
+    if stored is None:
+        chosen_impact.check_outputs(where, last.outputs, chosen_loss)
     if check and validation is not None:
         _warn_of_train(train, val)
     if stored is not None:
         check_query_fits(where, stored, head_engine)
     if check:
-        check_features(where, last, {"val": () if validation is None else validation.sources, "train": (source,)})
+        looked_at = {} if validation is None else {"val": validation.sources, "pairs": validation.pairs}
+        check_features(where, last, {**looked_at, "train": (source,)})
     started = time.perf_counter()
     result = Result(combine, keep_members)
     run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)
-    maker = None if stored is not None or isinstance(chosen, Control) else HeadQueryMaker(chosen, chosen_impact, validation)
+    maker = (
+        None if stored is not None or isinstance(chosen, Control) else HeadQueryMaker(chosen, chosen_impact, validation, source)
+    )
     if stored is not None and stored.terms:
         points: Iterable[Point] = [term.point for term in stored.terms]
     else:
         points = chosen.points.points(trainable(head_engine)) if isinstance(chosen, Method) else Final().points()
+    if maker is not None and isinstance(chosen, Method):
+        maker.prepare(lambda: groups(head_engine, chosen.points.points(trainable(head_engine))))
     for group in groups(head_engine, points):
         if not aggregate and validation is not None:
             run.add_pairs(group, Pairwise(group, validation))

@@ -136,7 +136,7 @@ class _OfNetwork:
         points = [term.point for term in query.terms] or Final().points()
         chosen, first = _only(where, network_groups(self.job, points), group)
         _refuse_deviation(where, query)
-        self._group, self._scorer = chosen, NetworkScorer(chosen, list(query.terms[first : first + 1]))
+        self._group, self._scorer = chosen, NetworkScorer(chosen, list(query.terms[first : first + len(chosen.points)]))
 
     def __call__(self, batch: Any) -> Tensor:
         network = self.job.network

@@ -22,6 +22,9 @@ from .data.writers import FORMATS, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
 from .registry import check_choice
 
+BESIDE = ("members", "counted", "by_layer", "by_token")
+"""Arrays that there may be beside the values."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -35,6 +38,11 @@ class Scores:
         members: scores at each point [N, T] ([N, T, Q]), where they were asked for.
         queries: names of the Q queries.
         counted: [N, T] bool, which tokens count, where the values are of tokens; the others score 0.
+        by_layer: the part of the parameters of each layer [N, L] ([N, L, Q]), where it was asked for; the sum over layers is
+            the values.
+        layers: names of the L layers.
+        by_token: the part of what the network computes at each position of its sequences [N, T] ([N, T, Q]), where it was asked
+            for, 0 beyond their end; with what is at no position, it adds up to the values.
     """
 
     values: Tensor
@@ -46,6 +54,9 @@ class Scores:
     members: Tensor | None = None
     queries: tuple[str, ...] | None = None
     counted: Tensor | None = None
+    by_layer: Tensor | None = None
+    layers: tuple[str, ...] | None = None
+    by_token: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Tensor) or self.values.dim() not in (1, 2) or not self.values.dtype.is_floating_point:
@@ -61,6 +72,20 @@ class Scores:
                 f"Scores: expected counted to be bool of shape {list(self.values.shape)}, as values; got {self.counted.dtype} "
                 f"{list(self.counted.shape)}."
             )
+        if self.by_layer is not None or self.layers is not None:
+            given = "None" if self.by_layer is None else str(list(self.by_layer.shape))
+            expected = [len(self), len(self.layers or ()), *self.values.shape[1:]]
+            if given != str(expected):
+                raise InputError(
+                    f"Scores: expected by_layer of shape {expected}, a column for each of layers; got {given}. Pass both."
+                )
+        if self.by_token is not None:
+            expected = [len(self), *self.by_token.shape[1:2], *self.values.shape[1:]]
+            if list(self.by_token.shape) != expected or self.by_token.dim() < 2:
+                raise InputError(
+                    f"Scores: expected by_token of a column for each position of {len(self)} sequences, each like values; got "
+                    f"{list(self.by_token.shape)}."
+                )
         if self.ids is not None and len(self.ids) != len(self.values):
             raise InputError(f"Scores: expected one of ids a value; got {len(self.ids)} for {len(self.values)} values.")
 
@@ -116,6 +141,12 @@ class Scores:
             raise InputError(f"Scores: expected query to be in 0 .. {count - 1}; got {number}.")
         return self.values[:, number]
 
+    def of_layer(self, layer: str) -> Tensor:
+        """The part of one layer in the scores, [N] or [N, Q], of scores by layer."""
+        if self.by_layer is None or self.layers is None:
+            raise InputError("Scores: expected scores by layer; these are not. Score with by='layer'.")
+        return self.by_layer[:, self.layers.index(check_choice("Scores", "layer", layer, self.layers))]
+
     def lowest(self, amount: float, *, query: int | str | None = None) -> Tensor:
         """Indices of the most detrimental samples, worst first, ties by index: int64 [k]. See `count` and `of`."""
         return torch.argsort(self.of(query), stable=True)[: self.count(amount)]
@@ -159,7 +190,8 @@ class Scores:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to .safetensors (everything, for `load`), .parquet or .csv (id or index, score) or .npy (the scores alone).
 
-        Of scores of tokens .parquet and .csv get a row a counted token (id or index, token, token score), .npy gets [N, T].
+        Of scores by layer .parquet and .csv get a column for each layer too. Of scores of tokens they get a row a counted token
+        (id or index, token, token score), and .npy gets [N, T]. Parts by token are in .safetensors alone.
         """
         where = "Scores.save"
         file = check_output(where, "path", path, (".safetensors", *FORMATS))
@@ -167,7 +199,8 @@ class Scores:
             return write_table(where, file, self._token_columns(self.counted))
         if file.suffix != ".safetensors":
             names = {"index": np.arange(len(self))} if self.ids is None else {"id": self.ids}
-            return write_table(where, file, {**names, **self._columns(file.suffix)})
+            layers = self._layer_columns() if file.suffix != ".npy" else {}
+            return write_table(where, file, {**names, **self._columns(file.suffix), **layers})
         about = {
             "method": self.method,
             "engine": self.engine,
@@ -175,10 +208,9 @@ class Scores:
             "stats": json.dumps(dict(self.stats)),
             "ids": json.dumps(None if self.ids is None else self.ids.tolist()),
             "queries": json.dumps(self.queries),
+            "layers": json.dumps(self.layers),
         }
-        arrays = {"values": self.values} if self.members is None else {"values": self.values, "members": self.members}
-        if self.counted is not None:
-            arrays["counted"] = self.counted
+        arrays = {"values": self.values} | {name: array for name in BESIDE if (array := getattr(self, name)) is not None}
         with written_whole(file) as beside:
             save_file({name: array.contiguous().numpy() for name, array in arrays.items()}, beside, metadata=about)
         return None
@@ -189,6 +221,14 @@ class Scores:
             return {"score": self.values.numpy()}
         names = self.queries or tuple(map(str, range(self.values.shape[1])))
         return {f"score {name}": self.values[:, index].contiguous().numpy() for index, name in enumerate(names)}
+
+    def _layer_columns(self) -> dict[str, np.ndarray]:
+        """The parts of each layer as columns of a table, named after the column that they are parts of."""
+        found: dict[str, np.ndarray] = {}
+        for layer in self.layers or ():
+            part = replace(self, values=self.of_layer(layer), by_layer=None, layers=None, by_token=None)
+            found |= {f"{name}, {layer or 'the model itself'}": column for name, column in part._columns("").items()}
+        return found
 
     def _token_columns(self, counted: Tensor) -> dict[str, np.ndarray]:
         """One row a counted token: its sequence, its position and its score."""
@@ -207,11 +247,9 @@ class Scores:
         try:
             with safe_open(str(file), framework="pt") as archive:
                 about, values = archive.metadata() or {}, archive.get_tensor("values")
-                members, counted = (
-                    archive.get_tensor(name) if name in archive.keys() else None  # noqa: SIM118 (not a dict)
-                    for name in ("members", "counted")
-                )
-            ids, queries = json.loads(about["ids"]), json.loads(about.get("queries", "null"))
+                beside = {name: archive.get_tensor(name) for name in BESIDE if name in archive.keys()}  # noqa: SIM118 (not a dict)
+            ids = json.loads(about["ids"])
+            queries, layers = (json.loads(about.get(name, "null")) for name in ("queries", "layers"))
             return cls(
                 values,
                 about["method"],
@@ -219,9 +257,9 @@ class Scores:
                 about["backend"],
                 json.loads(about["stats"]),
                 None if ids is None else np.asarray(ids),
-                members,
-                None if queries is None else tuple(queries),
-                counted,
+                queries=None if queries is None else tuple(queries),
+                layers=None if layers is None else tuple(layers),
+                **beside,
             )
         except (SafetensorError, ValueError, KeyError, OSError, EOFError) as error:
             raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,13 +15,22 @@ from .errors import InputError
 from .terms import Term
 
 
-def stream(parts: Iterable[tuple[int, Tensor]], source: Source, name: str, progress: bool, *, by_sample: bool = True) -> Tensor:
+def stream(
+    parts: Iterable[tuple[int, Tensor]],
+    source: Source,
+    name: str,
+    progress: bool,
+    *,
+    by_sample: bool = True,
+    ragged: bool = False,
+) -> Tensor:
     """The scores of all blocks, one after another, on the CPU.
 
     Args:
         parts: (number of samples, scores [B, ...]) of each block.
         name: beside the progress bar.
         by_sample: whether each sample has one row of scores; otherwise any number.
+        ragged: whether the last but one dimension may differ from block to block; the shorter ones end in zeros then.
     """
     values: Tensor | None = None
     pieces: list[Tensor] = []
@@ -30,7 +40,7 @@ def stream(parts: Iterable[tuple[int, Tensor]], source: Source, name: str, progr
             start, done = done, done + samples
             if source.rows is not None and done > source.rows:
                 break
-            if source.rows is None or not by_sample:
+            if source.rows is None or not by_sample or ragged:
                 pieces.append(part.cpu())
             else:
                 if values is None:
@@ -43,7 +53,8 @@ def stream(parts: Iterable[tuple[int, Tensor]], source: Source, name: str, progr
             "Check its __len__ and its sampler."
         )
     if pieces:
-        values = torch.cat(pieces)
+        longest = max(piece.shape[-2] for piece in pieces) if ragged else 0
+        values = torch.cat([F.pad(p, (0, 0, 0, longest - p.shape[-2])) for p in pieces] if ragged else pieces)
     if values is None:
         raise InputError("score: expected at least one sample in train; it is empty.")
     return values

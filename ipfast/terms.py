@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .curvature import Identity
+from .curvature import Factors, Problem
 from .points import Point
 
 
@@ -32,11 +32,16 @@ class NetworkDot:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """w·⟨∇ℓ_i(θ), H⁻¹ ∇ℓ_i(θ)⟩, the self-influence."""
+    """w·⟨∇ℓ_i(θ), H⁻¹ ∇ℓ_i(θ)⟩, the self-influence.
+
+    Attributes:
+        factors: a curvature fitted to `problem`; None: H = I.
+    """
 
     weight: float
     point: Point
-    curvature: Identity
+    factors: Factors | None = None
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)

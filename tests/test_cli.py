@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import json
 import subprocess
 import sys
 
@@ -83,6 +84,26 @@ def test_methods_without_val(method, folder):
     assert np.load("s.npy").tolist() == ipfast.score(problem.model, problem.train, method=method).values.tolist()
 
 
+@pytest.mark.parametrize("name", ["adversarial", "demographic_parity", "equal_opportunity", "counterfactual"])
+def test_score_by_other_impacts(name, folder):
+    problem = linear_problem()
+    groups, positive = np.arange(len(problem.y_val)) % 2, int(problem.y_val.mode().values)
+    np.save("g.npy", groups)
+    np.save("pairs.npy", problem.x_val.numpy() * 2)
+    np.save("y.npy", problem.y.numpy())
+    made = {
+        "adversarial": ipfast.Adversarial(),
+        "demographic_parity": ipfast.DemographicParity(groups, positive=positive),
+        "equal_opportunity": ipfast.EqualOpportunity(groups, positive=positive),
+        "counterfactual": ipfast.Counterfactual(problem.x_val * 2),
+    }[name]
+    options = ("--groups", "g.npy", "--positive", positive) if "groups" in made.options() else ()
+    options = ("--pairs", "pairs.npy") if name == "counterfactual" else options
+    done = run(*ONE, *VAL, "--impact", name, *options, "--out", "s.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load("s.npy").tolist() == ipfast.score(problem.model, problem.train, problem.val, impact=made).values.tolist()
+
+
 def test_curate_after_score(folder):
     run(*ONE, *VAL, "--out", "scores.npy")
     done = run("curate", "scores.npy", "--drop", "0.1", "--out", "keep.npy")
@@ -96,6 +117,63 @@ def test_curate_after_score(folder):
     assert done.exit_code == 0, done.output
     done = run("score", "--train", "curated.npz", "--head", "head.safetensors", *VAL)
     assert f"{ROWS - 4} samples" in done.output
+
+
+def test_curate_relabels_and_reports(folder):
+    y = (np.arange(ROWS) % 3 == 0).astype(np.int64)
+    np.save("binary.npy", y)
+    np.save("scores.npy", np.arange(ROWS) / ROWS)
+    np.save("groups.npy", np.array(["a", "b"])[np.arange(ROWS) % 2])
+    options = ("--labels", "binary.npy", "--groups", "groups.npy", "--report", "r.json")
+    done = run("curate", "scores.npy", "--action", "relabel", "--drop", "3", *options, "--out", "new.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load("new.npy").tolist() == [*(1 - y[:3]), *y[3:]]
+    assert f"relabel: 3 of {ROWS} samples relabelled" in done.output
+    assert f"New labels of {ROWS} samples: new.npy" in done.output
+    table = [line.split() for line in done.output.splitlines()]
+    ones = int(y.sum())
+    assert [line[0] for line in table if line[0] in "01ab"] == ["0", "1", "a", "b"]
+    assert next(line for line in table if line[0] == "1")[1::3] == [str(ones), str(ones + 1), "1"]
+    assert json.loads((folder / "r.json").read_text())["changed"] == 3
+    done = run("curate", "scores.npy", "--action", "relabel", "--train", "data.npz", "--how", "runner_up", "--out", "l.npy")
+    assert "expected logits with how='runner_up'" in done.stderr
+    np.save("z.npy", np.random.default_rng(0).normal(size=(ROWS, 5)))
+    more = ("--how", "runner_up", "--logits", "z.npy", "--out")
+    done = run("curate", "scores.npy", "--action", "relabel", "--train", "data.npz", *more, "l.npz", "--drop", "0.5")
+    assert done.exit_code == 0, done.output
+    found = np.load("l.npz")["labels"]
+    assert (found != np.load("y.npy")).tolist() == [i < ROWS // 2 for i in range(ROWS)]
+
+
+def test_curate_by_class_and_of_several_objectives(folder):
+    one, other = np.arange(ROWS) / ROWS, np.random.default_rng(0).normal(size=ROWS)
+    np.save("utility.npy", one)
+    np.save("fairness.npy", other)
+    y = np.load("y.npy")
+    done = run("curate", "utility.npy", "--by-class", "--labels", "y.npy", "--drop", "0.2", "--out", "keep.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load("keep.npy").tolist() == ipfast.curate.trim(one, 0.2, within=y).tolist()
+    again = run("curate", "utility.npy", "--by-class", "--train", "data.npz", "--drop", "0.2", "--out", "keep.npz")
+    assert again.exit_code == 0, again.output
+    assert np.load("keep.npz")["index"].tolist() == np.load("keep.npy").tolist()
+    for how in ("rank", "union", "zsum"):
+        done = run("curate", "utility.npy", "fairness.npy", "--combine", how, "--drop", "0.2", "--out", "keep.npy")
+        assert done.exit_code == 0, done.output
+        assert np.load("keep.npy").tolist() == ipfast.curate.trim(ipfast.curate.combine([one, other], how), 0.2).tolist()
+    done = run("curate", "utility.npy", "fairness.npy", "--action", "reweight", "--clip", "2", "--out", "w.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load("w.npy").tolist() == ipfast.curate.reweight(ipfast.curate.combine([one, other]), clip=2.0).tolist()
+
+
+def test_curate_one_of_several_queries(folder):
+    problem = linear_problem()
+    half = len(problem.x_val) // 2
+    sets = {"a": (problem.x_val[:half], problem.y_val[:half]), "b": (problem.x_val[half:], problem.y_val[half:])}
+    scores = ipfast.score(problem.model, problem.train, sets, out=folder / "s.safetensors")
+    for name, given in (("a", "a"), ("b", "1")):
+        done = run("curate", "s.safetensors", "--query", given, "--drop", "5", "--out", "keep.npy")
+        assert done.exit_code == 0, done.output
+        assert np.load("keep.npy").tolist() == ipfast.curate.trim(scores, 5, query=name).tolist()
 
 
 BAD = {
@@ -112,11 +190,33 @@ BAD = {
     "loss": ((*ONE, *VAL, "--loss", "ce"), "expected loss to be one of .*; got 'ce'"),
     "backend": ((*ONE, *VAL, "--backend", "cp"), "Did you mean 'cpp'"),
     "device": ((*ONE, *VAL, "--device", "gpu"), "expected device to be one of torch"),
+    "impact": ((*ONE, *VAL, "--impact", "parity"), "expected impact to be one of"),
+    "impact_groups": ((*ONE, *VAL, "--impact", "equal_opportunity"), "expected --groups with --impact equal_opportunity"),
+    "impact_pairs": (
+        (*ONE, *VAL, "--impact", "adversarial", "--pairs", "H.npy"),
+        "expected --pairs with --impact counterfactual only; got 'adversarial'",
+    ),
+    "impact_rows": (
+        (*ONE, *VAL, "--impact", "counterfactual", "--pairs", "H.npy"),
+        "expected pairs of the 11 samples of val; got 29",
+    ),
     "ending": ((*ONE, *VAL, "--out", "s.txt"), r"expected out to end in one of .*; got 's\.txt'"),
     "curate_count": (("curate", "s.npy", "--out", "k.npy", "--drop", "4"), "expected a count between 0 and 3; got 4"),
     "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected --drop to be a share .*; got 1.5"),
     "curate_zero": (("curate", "s.npy", "--out", "k.npy", "--drop", "0"), "expected a share between 0 and 1; got 0"),
     "curate_data": (("curate", "s.npy", "--out", "k.npz"), "expected the training data to write 'k.npz'"),
+    "curate_action": (("curate", "s.npy", "--out", "k.npy", "--action", "relable"), "Did you mean 'relabel'"),
+    "curate_no_labels": (("curate", "s.npy", "--out", "k.npy", "--action", "relabel"), "expected labels with 'relabel'"),
+    "curate_no_classes": (("curate", "s.npy", "--out", "k.npy", "--by-class"), "expected --labels or --train with --by-class"),
+    "curate_reweight_drop": (
+        ("curate", "s.npy", "--out", "k.npy", "--action", "reweight", "--drop", "0.1"),
+        "expected no --drop with reweight",
+    ),
+    "curate_one_objective": (("curate", "s.npy", "--out", "k.npy", "--combine", "zsum"), "expected several files of scores"),
+    "curate_twice": (("curate", "s.npy", "s.npy", "--out", "k.npy"), "expected each file of scores once"),
+    "curate_query": (("curate", "s.npy", "--out", "k.npy", "--query", "cats"), "expected no query for scores of a single one"),
+    "curate_report": (("curate", "s.npy", "--out", "k.npy", "--report", "r.txt"), "expected report to end in one of .json"),
+    "curate_labels": (("curate", "s.npy", "--out", "k.npy", "--labels", "y.npy"), "expected labels to be 3 numbers or strings"),
     "curate_missing": (("curate", "none.npy", "--out", "k.npy"), "expected path to be a file; 'none.npy' does not exist"),
 }
 

@@ -100,7 +100,16 @@ def names(tmp_path, monkeypatch):
     data = {"H": h, "y": y, "H_val": h[:8].clone(), "y_val": y[:8], "X": h.numpy(), "X_val": h[:8].numpy()}
     data |= {"train": pictures(24), "val": pictures(8), "cats": pictures(5), "dogs": pictures(6)}
     data |= {"texts": Texts(12), "texts_val": Texts(6)}
-    models = {"model": model, "linear": linear, "adapted": Adapted().eval(), "lm": LanguageModel().eval(), "scaled": scaled}
+    data |= {"sex": np.array(["f", "m"] * 4), "H_rewritten": h[8:16].clone(), "sex_train": np.array(["f", "m"] * 20)}
+    data["parity"] = ipfast.DemographicParity(data["sex"], positive=1)
+    models = {
+        "network": model,
+        "model": model,
+        "linear": linear,
+        "adapted": Adapted().eval(),
+        "lm": LanguageModel().eval(),
+        "scaled": scaled,
+    }
     yield {"ipfast": ipfast, "torch": torch, "estimator": LogisticRegression().fit(h.numpy(), y.numpy()), **data, **models}
     for rules, earlier in zip((layers.RULES, tangents.RULES), before, strict=True):
         rules.clear()

@@ -50,6 +50,7 @@ CALLABLES = [
     ipfast.Scores.save,
     ipfast.Scores.topk,
     ipfast.Scores.by_sequence,
+    ipfast.Scores.of_layer,
     ipfast.ops.head_dot,
     ipfast.ops.head_norm,
     ipfast.ops.token_norm,
@@ -59,17 +60,32 @@ CALLABLES = [
     Masked,
     ipfast.curate.trim,
     ipfast.curate.write_kept,
+    ipfast.curate.relabel,
+    ipfast.curate.label_scores,
+    ipfast.curate.reweight,
+    ipfast.curate.combine,
+    ipfast.curate.report,
+    ipfast.curate.apply,
+    ipfast.curate.subset,
+    ipfast.curate.sampler,
     ipfast.losses.BCEWithLogits,
+    ipfast.Adversarial,
+    ipfast.Counterfactual,
+    ipfast.DemographicParity,
+    ipfast.EqualOpportunity,
     cli.score,
     cli.curate,
     cli.demo,
     torch.utils.data.DataLoader,
     torch.nn.BatchNorm1d,
     torch.optim.SGD,
+    *(getattr(ipfast, name) for name in ("CG", "EKFAC", "Arnoldi", "DataInf", "Exact", "LiSSA", "Source", "Segments")),
 ]
 ARGUMENTS = {name for item in CALLABLES for name in inspect.signature(item).parameters}
 # Parts of data that messages name as arguments are named: features and labels of a pair, a batch that a Scorer is called with.
 ARGUMENTS |= {"batch", "train features", "val features", "CIFAR-10_human.pt"}
+# `ipfast experiment` tells of its arguments as they are typed.
+ARGUMENTS |= {"NAME", *(f"--{name}" for name in inspect.signature(cli.experiment).parameters)}
 CHECKS = {
     # functions that put one of their own arguments, a name, into a message: its position
     "check_choice": 1,
@@ -146,7 +162,7 @@ def named_arguments():
 
 @pytest.mark.parametrize("argument", list(named_arguments()))
 def test_names_given_to_checks_are_arguments(argument):
-    assert argument in ARGUMENTS | {"path", "bias", "weight"}
+    assert argument in ARGUMENTS | {"path", "bias", "weight", "the images"}
 
 
 SUBJECTS = [

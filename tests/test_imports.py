@@ -63,7 +63,7 @@ ALLOWED = {
         *("hygiene", "losses", "data", "engines", "points", "impacts", "methods"),
     },
     "index": {"query", "scores", "data", "ops"},
-    "curate": {"scores", "data"},
+    "curate": {"scores", "data", "combine", "query", "terms", "losses"},  # relabel reads a query, combine adds up ranks
     # Programs use what users use: names of the package itself, not of its modules.
     "cli": {"ipfast", "doctor", "demo", "experiments"},
     "__main__": {"cli"},

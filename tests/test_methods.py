@@ -14,8 +14,11 @@ def test_every_row_has_its_name_and_is_given_by_it(name):
 
 
 def test_the_table():
-    assert list(METHODS) == ["ip", "ip_ensemble", "tracin", "gex", "self_tracin", "loss", "random"]
-    assert {name for name in METHODS if METHODS.get("test", name).needs_val} == {"ip", "ip_ensemble", "tracin", "gex"}
+    free, bent = ["ip", "ip_ensemble", "tracin", "gex"], ["exact", "lissa", "datainf", "ekfac", "cg", "arnoldi", "tda"]
+    selves = ["self_lissa", "self_ekfac"]
+    assert list(METHODS) == [*free, "self_tracin", *bent, *selves, "loss", "random"]
+    assert {name for name in METHODS if METHODS.get("test", name).needs_val} == {*free, *bent}
+    assert {name for name in METHODS if getattr(METHODS.get("test", name), "bent", False)} == {*bent, *selves}
 
 
 def test_a_method_is_a_choice_of_points_curvature_and_target():

@@ -457,7 +457,7 @@ BAD = {
     "impact_type": (
         {"impact": lambda p: 4},
         ipfast.InputTypeError,
-        r"expected impact to be a name \(utility\) or a callable.*; got int",
+        r"expected impact to be a name \(.*utility\), an object of ipfast\.impacts, or a callable.*; got int",
     ),
     "params": ({"params": "most"}, ipfast.InputTypeError, "expected params to be one of 'last', 'all', 'trainable'"),
     "engine": ({"engine": "heed"}, ipfast.InputError, "expected engine .* Did you mean 'head'"),

@@ -31,8 +31,13 @@ BATCH_RELATIVE = 1e-6
 AUTOCAST_RELATIVE = 0.05
 """Largest difference between a network's scores under bf16 autocast and in float32, of the largest score: eight bits, through
 a few layers forward and backward."""
+SOLVE_RELATIVE = 1e-8
+"""Largest relative error of a float64 solve against dense linear algebra."""
+UNROLLED_RELATIVE = 0.01
+"""Largest difference between a training run that is unrolled step by step and SOURCE's segments, of the largest score."""
 MASK_P_VALUE = 1e-4
-"""Smallest p-value of a test of a mask's distribution. Masks are reproducible, so a test that passes goes on passing."""
+"""Smallest p-value of a test of the distribution of masks, or of draws. Both are reproducible, so a test that passes goes on
+passing."""
 MAPPED_MEMORY = 150 * 2**20
 """Bytes by which scoring a memory-mapped file may raise the peak resident memory, whatever the file's size."""
 

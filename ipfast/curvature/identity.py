@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .base import Curvature, Factors, Gradients, Problem
 
 
 @dataclass(frozen=True)
-class Identity:
-    """H⁻¹ = I: the query is the gradient of the impact itself, and the self-influence is ‖g_i‖²."""
+class Identity(Curvature):
+    """H⁻¹ = I: the query is the gradient of the impact itself, and the self-influence is ‖g_i‖². It needs no training data."""
+
+    quadratics = True
+
+    def fit(self, problem: Problem) -> Factors:
+        return _Identity()
+
+
+class _Identity(Factors):
+    def __init__(self) -> None:
+        self.stats: dict[str, Any] = {}
+
+    def solve(self, v: Tensor) -> Tensor:
+        return v
+
+    def quadratic(self, gradients: Gradients) -> Tensor:
+        return gradients.squares().sum(dim=1)

@@ -69,6 +69,18 @@ def read_estimator(where: str, model: Any) -> tuple[Tensor, Tensor | None, str, 
     return torch.tensor(coefficients), bias, loss, EstimatorLabels(np.asarray(model.classes_), form)
 
 
+def read_penalty(model: Any) -> float:
+    """λ of (λ/2)‖W‖² beside the sum of the losses, of an estimator that has one such number; else zero."""
+    name = type(model).__name__
+    if name == "LogisticRegression" and getattr(model, "penalty", "l2") in ("l2", "deprecated"):
+        strength = float(model.C)
+        return 1 / strength if getattr(model, "l1_ratio", None) in (None, 0, 0.0) and np.isfinite(strength) else 0.0
+    if name == "RidgeClassifier" and np.ndim(model.alpha) == 0:
+        # Its sum is of ‖z − y‖² over all outputs; the loss here is their mean.
+        return float(2 * float(model.alpha) / np.atleast_2d(model.coef_).shape[0])
+    return 0.0
+
+
 def _training_loss(where: str, model: Any, name: str) -> tuple[str, str]:
     """The loss an estimator minimises, and the labels that loss takes."""
     if name in ("LogisticRegression", "LogisticRegressionCV"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UnavailableError
-from ..layers import Kept, LayerRule, layer_rule, wide
+from ..errors import InputError, UnavailableError
+from ..layers import Kept, LayerRule, Shared, can_share, layer_rule, shared_norm_sq, wide
 from .explicit import ExplicitEngine
 from .forward import ForwardEngine
 from .network import Network, Parameters, without_fast_path
@@ -24,6 +24,8 @@ CHECKED = 4.0
 """Roots of eps by which a plan may differ from forward mode: far more than rounding, far less than a mistake."""
 
 ELSEWHERE = "its layer does not have the samples in its first dimension"
+OTHERS = "other parameters"
+"""In `by_layer`: all that is not taken layer by layer, where it is not asked for by layer."""
 
 Visit = Callable[["Use", Kept, Tensor], None]
 
@@ -60,6 +62,11 @@ class Plan:
     repeated: set[str] = field(default_factory=set)
     remainder: dict[str, str] = field(default_factory=dict)
 
+    def forms(self, name: str) -> bool:
+        """Whether a parameter's gradient is formed for a norm: where it is shared in a way that no rule knows."""
+        rules = [use.rule for use in self.uses if name in use.names.values()] if name in self.repeated else []
+        return bool(rules) and not can_share(rules)
+
 
 class GhostEngine:
     """⟨q, ∇ℓ_i⟩ = Σ_layers ⟨V, Σ_t b_it a_itᵀ⟩ from the inputs a of the layers and the cotangents b of their outputs.
@@ -70,32 +77,50 @@ class GhostEngine:
 
     Args:
         network: the losses as a function of the scored parameters.
+        by: "layer" also takes the remaining parameters layer by layer, each in one forward-mode pass a query; None: together.
+            "token" keeps apart what is at the positions of sequences [B, T], in `by_token`; scores only.
 
     Attributes:
-        by_layer: the last batch's scores [B, Q] of each layer, by name; they add up to the scores.
+        by_layer: the last batch's scores [B, Q] of the parameters of each layer; they add up to the scores, with those of
+        by_token: [B, T, Q] of the layers that work position by position, which are left out of by_layer.
     """
 
     name = "ghost"
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, *, by: str | None = None) -> None:
+        self.network, self.by = network, by
         self.by_layer: dict[str, Tensor] = {}
+        self.by_token: Tensor | None = None
         self._plan: Plan | None = None
         self._seen = 0  # samples that the plan was made from
+        self._held: dict[str, tuple[int, int]] = {}  # shortest and longest that each dimension was when the plan was checked
 
     def plan(self, inputs: Any, labels: Any) -> Plan:
         """How each parameter is taken, found by running the network on one sample and on two.
 
-        A batch that shows what these did not (a layer called again, or on something else than the samples) amends it.
+        A batch that shows what these did not (a layer called again, or on something else than the samples) amends it, and one
+        whose samples are longer or shorter than all before holds it to forward mode again.
         """
         count = samples(inputs) or 1
+        few = slice(0, min(2, count))
         if self._plan is None or self._seen < min(2, count):
-            self._seen = min(2, count)
-            few = slice(0, self._seen)
-            some = rows_of(inputs, few, count), rows_of(labels, few, count)
-            self._plan = _made_plan(self.network, *some)
-            self._check(*some)
+            self._seen, self._held = min(2, count), {}
+            self._plan = _made_plan(self.network, rows_of(inputs, few, count), rows_of(labels, few, count))
+        if self._widened(inputs):
+            self._check(rows_of(inputs, few, count), rows_of(labels, few, count))
         return self._plan
+
+    def _widened(self, inputs: Any) -> bool:
+        """Whether a dimension of a batch is longer or shorter than it was in all before; it is counted in from then on.
+
+        Few batches are, so that a check of each costs little: of n lengths in random order about 2·log n.
+        """
+        widened = False
+        for place, size in _dimensions(inputs):
+            low, high = self._held.get(place, (size, size))
+            widened |= place not in self._held or not low <= size <= high
+            self._held[place] = min(low, size), max(high, size)
+        return widened
 
     def _check(self, inputs: Any, labels: Any) -> None:
         """Hold the plan to forward mode on a few samples, or to explicit gradients where that has no formula.
@@ -107,7 +132,7 @@ class GhostEngine:
         assert plan is not None
         network.precision = None
         engine = GhostEngine(network)
-        engine._plan, engine._seen = plan, self._seen
+        engine._plan, engine._seen, engine._held = plan, self._seen, self._held
         generator = torch.Generator().manual_seed(0)
         for suspects in ([use for use in plan.uses if use.spread], plan.uses):
             taken = [full for use in plan.uses for full in use.names.values()]
@@ -134,41 +159,105 @@ class GhostEngine:
     def dot(self, inputs: Any, labels: Any, queries: Mapping[str, Tensor], *, at: Parameters | None = None) -> Tensor:
         """Scores [B, Q] of a batch; arguments as those of ForwardEngine.dot."""
         plan = self.plan(inputs, labels)
-        self.by_layer = {}
+        self._restart()
+        positions = _positions(inputs) if self.by == "token" else None
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
-            own = {name: queries[full] for name, full in use.names.items() if full in queries and full not in plan.remainder}
-            if not own:
-                return
-            part = use.rule.dot(use.module, kept, b, own)
-            before = self.by_layer.get(use.name)
-            self.by_layer[use.name] = part if before is None else before + part
+            taken = [name for name, full in use.names.items() if full in queries and full not in plan.remainder]
+            for layer, names in _by_layer(taken, use.names):
+                own = {name: queries[use.names[name]] for name in names}
+                if positions is not None and _by_position(use, kept, b, positions):
+                    each = use.rule.dot(use.module, (kept[0].flatten(0, 1), *kept[1:]), b.flatten(0, 1), own)
+                    part = each.view(*positions, -1)
+                    self.by_token = part if self.by_token is None else self.by_token + part
+                else:
+                    self._add(layer, use.rule.dot(use.module, kept, b, own))
 
-        self._backward(plan, set(queries) - set(plan.remainder), inputs, labels, at or {}, visit, self.by_layer.clear)
+        self._backward(plan, set(queries) - set(plan.remainder), inputs, labels, at or {}, visit, self._restart)
         rest = {name: query for name, query in queries.items() if name in plan.remainder}
-        if rest:
-            self.by_layer["other parameters"] = self._otherwise(inputs, labels, rest, at)
+        for layer, names in self._apart(list(rest)):
+            self._add(layer, self._otherwise(inputs, labels, {name: rest[name] for name in names}, at))
         return self._summed(inputs, len(next(iter(queries.values()))))
 
     def norm_sq(self, inputs: Any, labels: Any, *, at: Parameters | None = None) -> Tensor:
         """‖∇ℓ_i‖² [B]"""
         plan = self.plan(inputs, labels)
-        self.by_layer = {}
+        self._restart()
+
+        shared: dict[str, list[Shared]] = {}
 
         def visit(use: Use, kept: Kept, b: Tensor) -> None:
-            own = [name for name, full in use.names.items() if full not in plan.repeated and full not in plan.remainder]
-            if own:
-                self.by_layer[use.name] = use.rule.norm_sq(use.module, kept, b, own)
+            own = {name: full for name, full in use.names.items() if full not in plan.remainder and not plan.forms(full)}
+            for name, full in own.items():
+                if full in plan.repeated:
+                    shared.setdefault(full, []).append(Shared(use.rule, use.module, name, kept, b))
+            for layer, names in _by_layer([name for name, full in own.items() if full not in plan.repeated], own):
+                self._add(layer, use.rule.norm_sq(use.module, kept, b, names))
 
-        taken = set(self.network.parameters) - plan.repeated - set(plan.remainder)
-        self._backward(plan, taken, inputs, labels, at or {}, visit, self.by_layer.clear)
-        rest = [name for name in self.network.parameters if name in plan.repeated or name in plan.remainder]
-        if rest:
-            self.by_layer["other parameters"] = ExplicitEngine(_only(self.network, rest)).norm_sq(inputs, labels, at=at)
+        def restart() -> None:
+            self._restart()
+            shared.clear()
+
+        taken = {name for name in self.network.parameters if name not in plan.remainder and not plan.forms(name)}
+        self._backward(plan, taken, inputs, labels, at or {}, visit, restart)
+        with torch.no_grad():
+            for full, uses in shared.items():
+                self._add(layer_of(full), shared_norm_sq(uses))
+        rest = [name for name in self.network.parameters if name in plan.remainder or plan.forms(name)]
+        for layer, names in self._apart(rest):
+            self._add(layer, ExplicitEngine(_only(self.network, names)).norm_sq(inputs, labels, at=at))
         return self._summed(inputs)
 
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that hold scored parameters, in the model's order; of tied ones, the first that does."""
+        return list(dict.fromkeys(map(layer_of, self.network.parameters)))
+
+    def layered(self, inputs: Any, *queries: int) -> Tensor:
+        """by_layer as one tensor [B, L, *queries], with zeros for layers that take no part in these losses."""
+        nothing = torch.zeros(samples(inputs) or 1, *queries, dtype=self.network.dtype, device=self.network.device)
+        return torch.stack([wide(self.by_layer.get(layer, nothing)) for layer in self.layers], dim=1)
+
+    def tokenwise(self, inputs: Any, *queries: int) -> Tensor:
+        """[B, 1 + T, *queries]: what is at no position, then by_token. They add up to the scores."""
+        positions = _positions(inputs)
+        if positions is None or self.by_token is None:
+            given = "no inputs [B, T]" if positions is None else f"none among the scored ones, of T={positions[1]}"
+            raise InputError(
+                f"{self.network.where}: expected layers that work position by position on sequences [B, T], with by='token'; "
+                f"got {given}. Leave by out."
+            )
+        rest = self._summed_layers(inputs, *queries)
+        return torch.cat([rest[:, None], wide(self.by_token)], dim=1)
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Names of the layers whose part in the last scores is at no position."""
+        found = [name for name in self.by_layer if name != OTHERS]
+        if OTHERS in self.by_layer and self._plan is not None:
+            found += map(layer_of, self._plan.remainder)
+        return [layer for layer in self.layers if layer in found]
+
+    def _restart(self) -> None:
+        self.by_layer, self.by_token = {}, None
+
+    def _add(self, layer: str, part: Tensor) -> None:
+        before = self.by_layer.get(layer)
+        self.by_layer[layer] = part if before is None else before + part
+
+    def _apart(self, names: list[str]) -> Iterable[tuple[str, list[str]]]:
+        """Parameters that are not taken by rules, in the parts that they are taken in."""
+        if self.by == "layer":
+            return _by_layer(names)
+        return [(OTHERS, names)] if names else []
+
     def _summed(self, inputs: Any, *queries: int, absolute: bool = False) -> Tensor:
-        """The sum of by_layer; zeros [B, *queries] where no scored parameter takes part in the losses."""
+        """The sum of all parts."""
+        total = self._summed_layers(inputs, *queries, absolute=absolute)
+        return total if self.by_token is None else total + wide(self.by_token).sum(dim=1)
+
+    def _summed_layers(self, inputs: Any, *queries: int, absolute: bool = False) -> Tensor:
+        """The sum of by_layer; zeros [B, *queries] where there is none."""
         parts = [wide(part) for part in self.by_layer.values()]
         if not parts:
             return torch.zeros(samples(inputs) or 1, *queries, dtype=self.network.dtype, device=self.network.device)
@@ -249,6 +338,39 @@ class GhostEngine:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def layer_of(name: str) -> str:
+    """The layer that holds a parameter, as `named_modules` calls it: "" is the model itself."""
+    return name.rpartition(".")[0]
+
+
+def _by_layer(names: list[str], full: Mapping[str, str] | None = None) -> Iterable[tuple[str, list[str]]]:
+    """The names in parts, one for each layer that holds the parameters; `full` gives them their names in the network."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(layer_of(name if full is None else full[name]), []).append(name)
+    return found.items()
+
+
+def _dimensions(inputs: Any) -> Iterable[tuple[str, int]]:
+    """A name and the length of each dimension of the samples in a batch, and of how many tensors there are."""
+    leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    yield "tensors", len(leaves)
+    for index, leaf in enumerate(leaves):
+        yield f"dimensions of {index}", leaf.dim()
+        yield from ((f"{axis} of {index}", size) for axis, size in enumerate(leaf.shape[1:], 1))
+
+
+def _positions(inputs: Any) -> tuple[int, int] | None:
+    """(B, T) of a batch of sequences, [B, T] or [B, T, d]: the first two dimensions of its first tensor that has them."""
+    first = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() > 1), None)
+    return None if first is None else (first.shape[0], first.shape[1])
+
+
+def _by_position(use: Use, kept: Kept, b: Tensor, positions: tuple[int, int]) -> bool:
+    """Whether a layer works position by position on the sequences: on [B, T] or [B, T, d], and gives [B, T, d]."""
+    return b.dim() == 3 and use.rule.by_position(use.module) and kept[0].shape[:2] == b.shape[:2] == positions
 
 
 def _input(arguments: Any, keywords: Any) -> Tensor:

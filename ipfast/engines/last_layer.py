@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checks import check_evaluation_mode, check_finite_parameters
 from ..data.files import read_head, read_head_name
 from ..errors import InputError, InputTypeError
-from .estimators import EstimatorLabels, is_estimator, read_estimator
+from .estimators import EstimatorLabels, is_estimator, read_estimator, read_penalty
 from .outputs import call_arguments, logits_in, moved
 
 
@@ -28,6 +28,7 @@ class LastLayer:
         name: of the head in the model, "" for a bare linear layer.
         loss: what the model was trained with, where it says so (scikit-learn), else None.
         encode: labels as the user has them -> labels as the loss takes them; None: unchanged.
+        l2: λ of (λ/2)‖W‖² beside the sum of the losses, where the model says so (scikit-learn).
         parameters: what weight and bias are called in the model that the head is from; tied ones have their first name.
     """
 
@@ -37,6 +38,7 @@ class LastLayer:
     name: str = ""
     loss: str | None = None
     encode: EstimatorLabels | None = None
+    l2: float = 0.0
     parameters: tuple[str, str] = ("weight", "bias")
 
     @property
@@ -149,7 +151,7 @@ def find_last_layer(
         model, origin = read_head(where, model), read_head_name(where, model)
     if is_estimator(model):
         weight, bias, loss, encode = read_estimator(where, model)
-        last = LastLayer(weight, bias, loss=loss, encode=encode)
+        last = LastLayer(weight, bias, loss=loss, encode=encode, l2=read_penalty(model))
     elif isinstance(model, nn.Linear):
         names = (f"{origin}.weight", f"{origin}.bias") if origin else ("weight", "bias")
         last = LastLayer(model.weight.detach(), _bias(model), parameters=names)

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from ..checks import check_evaluation_mode
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
+from .last_layer import find_last_layer
 from .outputs import call_arguments, logits_of_output, moved, rows_of, samples
 from .tokens import counted_tokens, is_counted, token_labels
 
@@ -69,6 +70,7 @@ class Network:
         self.step = SampleLosses(self.structure, loss, tokens)
         self.precision = precision
         self._outputs: tuple[int, ...] | None = None  # shape of a sample's logits
+        self._head_name: str | None = None
         self.device = next(iter(self.parameters.values())).device
 
     @property
@@ -93,6 +95,48 @@ class Network:
         with self._autocast():
             output = functional_call(self.structure, dict(parameters), arguments, keywords)
         return in_full(logits_of_output(self.where, self.structure, output))
+
+    @contextmanager
+    def moved_features(self, inputs: Any, move: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterator[None]:
+        """While logits are computed: the input h of the last linear layer plus move(h, z, W) − h, which is a constant."""
+        name = self._head(inputs)
+        calls = 0
+
+        def change(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            nonlocal calls
+            calls += 1
+            assert isinstance(module, nn.Linear)
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                h, weight = arguments[0].detach(), in_full(module.weight.detach())
+                rows = in_full(h.reshape(-1, h.shape[-1])).to(weight)
+                z = nn.functional.linear(rows, weight, None if module.bias is None else in_full(module.bias.detach()))
+                offset = (move(rows, z, weight) - rows).view_as(h).to(h.dtype)
+            return arguments[0] + offset, *arguments[1:]
+
+        handle = self.structure.get_submodule(name).register_forward_pre_hook(change)
+        try:
+            yield
+        finally:
+            handle.remove()
+        if calls != 1:
+            raise InputError(
+                f"{self.where}: expected the last linear layer {name!r} to be called once a batch, whose input is moved; it "
+                f"was called {calls} times. Use params='last', or another impact."
+            )
+
+    def _head(self, inputs: Any) -> str:
+        """Name of the linear layer that gives the logits."""
+        if self._head_name is None:
+            try:
+                last = find_last_layer(self.where, self.structure, first_inputs=lambda: inputs, check=False)
+            except InputError as error:
+                raise InputError(
+                    f"{self.where}: expected a network whose logits are the output of an nn.Linear, whose input an adversary "
+                    f"moves; {type(self.model).__name__} ends otherwise. Leave out a final softmax or sigmoid, or use another "
+                    "impact."
+                ) from error
+            self._head_name = last.name
+        return self._head_name
 
     def counted_logits(self, parameters: Parameters, inputs: Any, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(logits [B, C], prepared labels, None); of tokens those that count [K, C], with the weight [K] of each in the loss of
@@ -225,7 +269,7 @@ def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | N
 
 
 def in_full(z: Tensor) -> Tensor:
-    """Logits in float32 where they are narrower."""
+    """Logits, or other values, in float32 where they are narrower."""
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import InputError
 from ..registry import check_choice
 
 ENGINES = ("auto", "head", "forward", "ghost", "explicit")
+PARTS = ("layer", "token")
+"""What a score can be the sum of."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def select_engine(
     target: str = "val",
     layers: Sequence[LayerShape] = (),
     forward_derivative: bool = True,
+    by: str | None = None,
 ) -> EngineChoice:
     """Choose how gradient inner products are computed, and say why.
 
@@ -49,6 +53,7 @@ def select_engine(
         queries: Q. target: "val", or "self" for ‖∇ℓ_i‖², which has no directional derivative.
         layers: shapes of the scored layers, where they are known; otherwise T is taken as large.
         forward_derivative: whether every function of the network has one.
+        by: "layer" or "token" asks for the parts of a score beside it, which only ghost gives; None: the scores alone.
 
     Returns:
         The chosen name ("head", "forward", "ghost" or "explicit") and the reason.
@@ -58,10 +63,20 @@ def select_engine(
     """
     check_choice("select_engine", "engine", engine, ENGINES)
     check_choice("select_engine", "target", target, ("val", "self"))
+    if by is not None:
+        check_choice("select_engine", "by", by, PARTS)
+        if engine not in ("auto", "ghost") or params == "last":
+            given = "params='last'" if params == "last" else f"engine={engine!r}"
+            raise InputError(
+                f"select_engine: expected engine='ghost' over a network with by={by!r}, which no other gives; got {given}. "
+                "Leave by out."
+            )
     if engine != "auto":
         return EngineChoice(engine, "asked for by name")
     if params == "last":
         return EngineChoice("head", "params='last': the head engine is exact and reads the features once")
+    if by is not None:
+        return EngineChoice("ghost", f"by={by!r}: it takes a score {by} by {by}")
     if target == "self":
         return EngineChoice("ghost", "self-influence needs each sample's own gradient")
     if not forward_derivative:

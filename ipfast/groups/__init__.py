@@ -8,7 +8,7 @@ from .head import Group, GroupScorer, groups
 from .head_query import HeadQueryMaker, validation_rows
 from .network import NetworkGroup, NetworkJob, NetworkScorer, network_groups, require_array_labels
 from .network_query import NetworkQueryMaker
-from .validation import Validation, open_validation, validation_sets
+from .validation import Validation, open_validation, validation_sets, with_impact
 
 __all__ = [
     "Group",
@@ -25,4 +25,5 @@ __all__ = [
     "require_array_labels",
     "validation_rows",
     "validation_sets",
+    "with_impact",
 ]

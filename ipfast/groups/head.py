@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..curvature import Factors, Problem
+from ..curvature.features import ROWS
 from ..engines import EnsembleChoice, HeadEngine, Labels, LastLayer, Member, Stack, select_ensemble
 from ..errors import InputError
 from ..points import Mask, Point
@@ -137,9 +139,22 @@ class GroupScorer:
         by_point = []
         for index, member in enumerate(self.members):
             head = member.dense(), member.bias
-            if self.terms and isinstance(self.terms[index], Quadratic):
+            term = self.terms[index] if self.terms else None
+            if isinstance(term, Quadratic) and term.factors is not None and term.problem is not None:
+                by_point.append(-self._quadratic(term.factors, term.problem, h, y))
+            elif isinstance(term, Quadratic):
                 by_point.append(-engine.norm(h, y, at=head))
             else:
                 values = engine.loss_values(h, y, at=head)
                 by_point.append(values if self.terms else -values)
         return by_point[0][:, None, None] if len(by_point) == 1 else torch.stack(by_point, dim=1)[:, :, None]
+
+    def _quadratic(self, factors: Factors, problem: Problem, h: Tensor, y: Labels) -> Tensor:
+        """⟨g_i, H⁻¹ g_i⟩ of a block, in the dtype of its scores."""
+        assert isinstance(y, Tensor)  # the curvature has refused token data
+        dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
+        pieces = [
+            factors.quadratic(problem.block(h[first : first + ROWS], y[first : first + ROWS]))
+            for first in range(0, len(h), ROWS)
+        ]
+        return torch.cat(pieces).to(dtype)

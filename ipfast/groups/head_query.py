@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..curvature import HeadProblem
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
 from ..points import Mask
-from ..terms import Dot
+from ..terms import Dot, Term
 from .head import Group
 from .query_maker import QueryMaker
 from .validation import Validation, cut
@@ -30,6 +31,7 @@ class ValidationRows:
         start: number of the first row, of tokens that of the first sequence of their block.
         features, labels: [B, d] and [B] or [B, C].
         query: of each row [B] or of all.
+        argument: "val", or "pairs" where they are counterparts.
         tokens: which tokens the rows are; None: they are samples.
         shares: weight of each token in the loss of its sequence [B]. opens: whether it is the first of its sequence [B].
         empty: how many sequences without a counted token came up.
@@ -39,6 +41,7 @@ class ValidationRows:
     features: Tensor
     labels: Tensor
     query: Tensor | int
+    argument: str = "val"
     tokens: TokenLabels | None = None
     shares: Tensor | None = None
     opens: Tensor | None = None
@@ -55,8 +58,8 @@ class ValidationRows:
 
 def validation_rows(validation: Validation, engine: HeadEngine) -> Iterator[ValidationRows]:
     """All of V in contiguous blocks of BLOCK_ROWS, or of token_rows(C) tokens."""
-    for index, source in enumerate(validation.sources):
-        for start, block, labels in engine.blocks("val", source):
+    for index, argument, source in validation.passes():
+        for start, block, labels in engine.blocks(argument, source):
             if isinstance(labels, TokenLabels):
                 yield from _of_tokens(validation, engine, start, block, labels, index)
                 continue
@@ -64,7 +67,8 @@ def validation_rows(validation: Validation, engine: HeadEngine) -> Iterator[Vali
                 # Contiguous, since a library product of other strides may round otherwise.
                 h, y = block[first : first + ops.BLOCK_ROWS].contiguous(), labels[first : first + ops.BLOCK_ROWS]
                 query = validation.query_of(engine.where, index, start + first, len(h))
-                yield ValidationRows(start + first, h, y, query if isinstance(query, int) else query.to(h.device))
+                query = query if isinstance(query, int) else query.to(h.device)
+                yield ValidationRows(start + first, h, y, query, argument)
 
 
 def _of_tokens(
@@ -79,7 +83,16 @@ def _of_tokens(
         rows = slice(first, first + size)
         part, h = labels.cut(rows), block[rows].contiguous()
         query = queries if isinstance(queries, int) else queries.to(block.device)[part.sequence]
-        yield ValidationRows(start, h, part.labels, query, part, shares[rows], opens[rows], 0 if first else empty)
+        yield ValidationRows(
+            start,
+            h,
+            part.labels,
+            query,
+            tokens=part,
+            shares=shares[rows],
+            opens=opens[rows],
+            empty=0 if first else empty,
+        )
 
 
 def token_rows(classes: int) -> int:
@@ -112,6 +125,24 @@ class HeadQueryMaker(QueryMaker[Group]):
         pairs = zip(group.points, self._gradients(group, validation), strict=True)
         return [Dot(point.weight, point, g, gb if group.engine.include_bias else None) for point, (g, gb) in pairs]
 
+    def _problem(self, group: Group, index: int) -> HeadProblem:
+        assert self.train is not None  # score and query have asked for it
+        member = group.members[index]
+        return HeadProblem(group.engine, self.train, (member.dense(), member.bias))
+
+    def _flat(self, term: Term) -> Tensor:
+        assert isinstance(term, Dot)
+        query = term.gradient.reshape(-1, term.gradient.shape[-2] * term.gradient.shape[-1])
+        if term.bias_gradient is not None:
+            query = torch.cat([query, term.bias_gradient.reshape(len(query), -1)], dim=1)
+        return query.double()
+
+    def _unflattened(self, term: Term, v: Tensor) -> Dot:
+        assert isinstance(term, Dot)
+        g, gb, size = term.gradient, term.bias_gradient, term.gradient.shape[-2] * term.gradient.shape[-1]
+        bias = None if gb is None else v[:, size:].reshape(gb.shape).to(gb)
+        return replace(term, gradient=v[:, :size].reshape(g.shape).to(g), bias_gradient=bias)
+
     def _gradients(self, group: Group, validation: Validation) -> list[tuple[Tensor, Tensor]]:
         """(G, G_b) of each point, [C, d] and [C], or [Q, C, d] and [Q, C]: products in the dtype of the features, sums in
         float64."""
@@ -119,6 +150,7 @@ class HeadQueryMaker(QueryMaker[Group]):
         weights = [member.dense() for member in group.members]
         count, outputs = len(weights), engine.last.outputs
         kept: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        numbers: dict[int, list[Tensor]] = {}  # of the kept samples of each query
         total: list[list[Tensor | None]] = [[None] * several for _ in weights]
         bias_total: list[list[Tensor | None]] = [[None] * several for _ in weights]
         rows_seen = torch.zeros(several, dtype=torch.int64)
@@ -137,13 +169,22 @@ class HeadQueryMaker(QueryMaker[Group]):
             h, y = block.features, block.labels
             dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
             parts = cut(block.query)
+            self._require_samples(engine.where, of_tokens=block.tokens is not None)
+            if not impact.additive:
+                places = torch.arange(block.start, block.start + len(h), device=h.device)
+                for q, rows in parts:
+                    numbers.setdefault(q, []).append(places[rows])
             for t, (weight, member) in enumerate(zip(weights, group.members, strict=True)):
                 z = engine.logits(h, at=(weight, member.bias))
-                engine.require_finite("val", block.start, h, z.sum(dim=1), block.tokens)
+                engine.require_finite(block.argument, block.start, h, z.sum(dim=1), block.tokens)
+                features = h
+                if impact.attacks:
+                    features = impact.attacked(h.to(dtype), z, weight)
+                    z = engine.logits(features, at=(weight, member.bias))
                 cotangent = block.weighted(impact.cotangent(z.double(), y, engine.loss)) if impact.additive else None
                 for q, rows in parts:
                     if cotangent is not None:
-                        add(t, q, h[rows], cotangent[rows])
+                        add(t, q, features[rows], cotangent[rows])
                     else:
                         # f needs all logits before any cotangent is known; V is small beside the training set, so it stays.
                         kept.setdefault((t, q), []).append((h[rows].clone(), y[rows].clone(), z[rows].double()))
@@ -153,13 +194,16 @@ class HeadQueryMaker(QueryMaker[Group]):
                     labels = y[rows]
                     class_counts[q] += torch.bincount(labels[labels >= 0], minlength=outputs)[:outputs].cpu()
             empty += block.empty
-        self._tell_counts(validation, rows_seen, empty, of_tokens=bool(engine.of_tokens.get("val")))
+        of_tokens = bool(engine.of_tokens.get("val"))
+        self._tell_counts(validation, rows_seen, empty, of_tokens=of_tokens)
         if engine.loss.form == "cross_entropy":
-            counted = class_counts.tolist()
+            counted = (class_counts // (2 if validation.pairs else 1)).tolist()
             self.stats["val_class_counts"] = counted[0] if validation.names is None else counted
         for (t, q), blocks in kept.items():
             every_z, every_y = torch.cat([z for _, _, z in blocks]), torch.cat([y for _, y, _ in blocks])
-            cotangents = torch.split(impact.cotangent(every_z, every_y, engine.loss), [len(h) for h, _, _ in blocks])
+            samples = None if of_tokens else validation.samples(q, torch.cat(numbers[q]))
+            every = impact.cotangent(every_z, every_y, engine.loss, samples)
+            cotangents = torch.split(every, [len(h) for h, _, _ in blocks])
             for (h, _, _), cotangent in zip(blocks, cotangents, strict=True):
                 add(t, q, h, cotangent)
         made, norms = [], []

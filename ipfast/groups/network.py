@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from ..engines.ghost import GhostEngine
 from ..engines.network import Network, Parameters
 from ..engines.outputs import rows_of, samples
 from ..engines.selection import EngineChoice, select_engine
+from ..engines.unchanged import Unchanged
 from ..errors import InputError, NonFiniteError, UnavailableError
 from ..points import Masked, Point
 from ..terms import NetworkDot, Quadratic, Term
@@ -37,10 +38,11 @@ class NetworkJob:
         network: what is scored.
         engine: "auto", "forward", "ghost" or "explicit".
         batch_size: samples that go through the network at once; None: as many as fit.
+        by: "layer" or "token": the scores are taken apart; None: they are not.
     """
 
-    def __init__(self, where: str, network: Network, *, engine: str, batch_size: int | None) -> None:
-        self.where, self.network, self.engine, self.batch_size = where, network, engine, batch_size
+    def __init__(self, where: str, network: Network, *, engine: str, batch_size: int | None, by: str | None = None) -> None:
+        self.where, self.network, self.engine, self.batch_size, self.by = where, network, engine, batch_size, by
 
     def blocks(self, argument: str, source: Source) -> Iterator[tuple[int, Any, Any]]:
         """(first row, inputs, labels) of each batch, in order, where the network is."""
@@ -104,15 +106,16 @@ def _free_memory(device: torch.device | None = None) -> int:
 
 @dataclass
 class NetworkGroup:
-    """One point of a network: its parameters θ_t, and buffers, in place of the model's own.
+    """Points of a network that one pass over the data serves: most are alone.
 
     Attributes:
+        parameters: θ_t of each point, and buffers, in place of the model's own.
         edit: brings the model's own parameters to θ_t where a copy of them would not fit into memory; None: nothing is edited.
     """
 
     job: NetworkJob
     points: list[Point]
-    parameters: Parameters
+    parameters: list[Parameters]
     edit: Masked | None = None
 
     def entered(self) -> AbstractContextManager[Any]:
@@ -121,7 +124,9 @@ class NetworkGroup:
 
 
 def network_groups(job: NetworkJob, points: Iterable[Point]) -> Iterator[NetworkGroup]:
-    """Each point a group of its own, loaded or masked once."""
+    """Points loaded or masked once: those that differ in scored parameters alone together, if there is something before."""
+    unchanged, free = bool(Unchanged(job.network).modules), _free_memory(job.network.device)
+    waiting = NetworkGroup(job, [], [])
     for point in points:
         parameters = {} if point.state is None else job.network.state(point.state.load(job.where))
         edit = None
@@ -135,15 +140,26 @@ def network_groups(job: NetworkJob, points: Iterable[Point]) -> Iterator[Network
                 )
             else:
                 parameters |= point.mask.masked({name: parameters.get(name, value) for name, value in every.items()})
-        yield NetworkGroup(job, [point], parameters, edit)
+        late = point.mask is not None and point.mask.scope == "scored" and point.state is None and edit is None
+        held = sum(value.numel() * value.element_size() for value in job.network.parameters.values()) * len(waiting.points)
+        if waiting.points and (not late or held > COPY_SHARE * free):
+            yield waiting
+            waiting = NetworkGroup(job, [], [])
+        if late and unchanged:
+            waiting.points.append(point)
+            waiting.parameters.append(parameters)
+        else:
+            yield NetworkGroup(job, [point], [parameters], edit)
+    if waiting.points:
+        yield waiting
 
 
 class NetworkScorer:
-    """The scores of a batch at one point: [B, 1, Q].
+    """The scores of a batch at P points: [B, P, Q], or in parts by layer [B, P, L, Q] or by token [B, P, 1 + T, Q].
 
     Args:
-        group: the point.
-        terms: its term; none for the control "loss", whose column is −ℓ_i.
+        group: the points.
+        terms: their terms; none for the control "loss", whose column is −ℓ_i.
     """
 
     def __init__(self, group: NetworkGroup, terms: list[Term]) -> None:
@@ -151,22 +167,48 @@ class NetworkScorer:
         self.weights = [term.weight for term in terms] or [1.0]
         self.term = terms[0] if terms else None
         network, engine = group.job.network, group.job.engine
-        self.queries: Mapping[str, Tensor] | None = None
-        if isinstance(self.term, NetworkDot):
-            self.queries = {name: value.to(network.device) for name, value in self.term.gradients.items()}
-        count = 1 if self.queries is None else len(next(iter(self.queries.values())))
+        dots = [term for term in terms if isinstance(term, NetworkDot)]
+        self.queries = [{name: value.to(network.device) for name, value in term.gradients.items()} for term in dots]
+        count = len(next(iter(self.queries[0].values()))) if self.queries else 1
         target = "self" if isinstance(self.term, Quadratic) else "val"
-        self.choice = select_engine(engine, queries=count, target=target)
-        self._engine = _engine(group.job.where, self.choice.name, network, target)
+        self.choice = select_engine(engine, queries=count, target=target, by=group.job.by)
+        self._engine = _engine(group.job, self.choice.name, target)
+        self._unchanged: Unchanged | None = None
+        self._checked = len(group.points) < 2 or isinstance(self._engine, ExplicitEngine)
 
     def __call__(self, inputs: Any, labels: Any) -> Tensor:
         """Self-influence and loss are negated: positive is beneficial in every method."""
-        network, at = self.group.job.network, self.group.parameters
-        if self.queries is not None:
-            queries = self.queries
+        if isinstance(self._engine, GhostEngine):
+            self._engine.plan(inputs, labels)  # before outputs are kept: its runs of a few samples are in full precision
+        if not self._checked:
+            self._unchanged, self._checked = self._trusted(inputs, labels), True
+        with nullcontext() if self._unchanged is None else self._unchanged.kept():
+            columns = [self._at(index, inputs, labels) for index in range(len(self.group.points))]
+        return torch.stack(columns, dim=1)
+
+    def _trusted(self, inputs: Any, labels: Any) -> Unchanged | None:
+        """What keeps outputs from point to point, if the scores of a few samples stay what they are without it.
+
+        They do not where a module reads scored parameters that are not its own, or what another one left behind.
+        """
+        unchanged, count = Unchanged(self.group.job.network), samples(inputs) or 1
+        few = slice(0, min(2, count))
+        some = rows_of(inputs, few, count), rows_of(labels, few, count)
+        points = range(len(self.group.points))
+        expected = torch.stack([self._at(index, *some) for index in points])
+        with unchanged.kept():
+            found = torch.stack([self._at(index, *some) for index in points])
+        allowed = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().amax()
+        return unchanged if bool(((found - expected).abs() <= allowed).all()) else None
+
+    def _at(self, index: int, inputs: Any, labels: Any) -> Tensor:
+        """[B, …, Q] at one point."""
+        network, at = self.group.job.network, self.group.parameters[index]
+        if self.queries:
+            queries = self.queries[index]
 
             def compute(x: Any, y: Any) -> Tensor:
-                return self._engine.dot(x, y, queries, at=at)
+                return self._parts(self._engine.dot(x, y, queries, at=at), x)
 
             try:
                 values = self.group.job.in_pieces(compute, inputs, labels)
@@ -179,23 +221,48 @@ class NetworkScorer:
         elif isinstance(self.term, Quadratic):
             engine = self._engine
             assert not isinstance(engine, ForwardEngine)
-            values = -self.group.job.in_pieces(lambda x, y: engine.norm_sq(x, y, at=at), inputs, labels)[:, None]
+
+            def squares(x: Any, y: Any) -> Tensor:
+                return self._parts(engine.norm_sq(x, y, at=at), x)
+
+            values = -self.group.job.in_pieces(squares, inputs, labels)[..., None]
         else:
             with torch.no_grad():
                 values = self.group.job.in_pieces(lambda x, y: network.losses(at, x, y), inputs, labels)[:, None]
             values = values if self.terms else -values
-        return values[:, None, :].to(network.dtype)
+        return values.to(network.dtype)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the L layers."""
+        assert isinstance(self._engine, GhostEngine)
+        return self._engine.layers
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Names of the layers whose part is at no position."""
+        assert isinstance(self._engine, GhostEngine)
+        return self._engine.elsewhere
+
+    def _parts(self, scores: Tensor, inputs: Any) -> Tensor:
+        """The parts that an engine's last scores [B, ...] are the sum of, [B, L or 1 + T, ...], where they are asked for."""
+        if self.group.job.by is None:
+            return scores
+        assert isinstance(self._engine, GhostEngine)
+        taken = self._engine.layered if self.group.job.by == "layer" else self._engine.tokenwise
+        return taken(inputs, *scores.shape[1:])
 
 
-def _engine(where: str, name: str, network: Network, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:
+def _engine(job: NetworkJob, name: str, target: str) -> ForwardEngine | GhostEngine | ExplicitEngine:
+    network = job.network
     if name == "forward":
         assert target != "self"
         return ForwardEngine(network)
     if name == "ghost":
-        return GhostEngine(network)
+        return GhostEngine(network, by=job.by)
     if name == "explicit":
         return ExplicitEngine(network)
-    raise InputError(f"{where}: expected engine='head' with params='last' only; got other params. Leave engine out.")
+    raise InputError(f"{job.where}: expected engine='head' with params='last' only; got other params. Leave engine out.")
 
 
 def require_array_labels(where: str, argument: str, source: Source) -> None:

@@ -3,72 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..curvature import Problem
 from ..engines.network import Parameters, gradients_of
 from ..engines.outputs import rows_of, samples
 from ..errors import InputError
 from ..losses import Loss
-from ..terms import NetworkDot
+from ..terms import NetworkDot, Term
 from .network import NetworkGroup
 from .query_maker import QueryMaker
 from .validation import Validation, cut
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Samples of V that are of one query.
+
+    Attributes:
+        argument: "val", or "pairs" where they are counterparts.
+        rows: [B] their numbers in their source.
+    """
+
+    query: int
+    argument: str
+    rows: Tensor
+    inputs: Any
+    labels: Any
+
+    def require_finite(self, group: NetworkGroup, values: Tensor) -> None:
+        group.job.require_finite(self.argument, int(self.rows[0]), values)
+
+
 class NetworkQueryMaker(QueryMaker[NetworkGroup]):
     """Queries q of each scored parameter, [Q, *shape]."""
 
-    def _batches(self, group: NetworkGroup, validation: Validation) -> Iterator[tuple[int, int, Any, Any]]:
-        """(query, first row, inputs, labels) of the samples of one query in each batch of V."""
-        for index, source in enumerate(validation.sources):
-            for start, inputs, labels in group.job.blocks("val", source):
+    def _batches(self, group: NetworkGroup, validation: Validation) -> Iterator[_Batch]:
+        """The samples of one query in each batch of V, in order."""
+        for index, argument, source in validation.passes():
+            for start, inputs, labels in group.job.blocks(argument, source):
+                self._require_samples(group.job.where, of_tokens=group.job.network.of_tokens)
                 count = samples(inputs) or 0
                 query = validation.query_of(group.job.where, index, start, count)
+                numbers = torch.arange(start, start + count)
                 for q, rows in cut(query):
+                    places = numbers[rows]
                     if not isinstance(query, int):
                         rows = rows.to(group.job.network.device)
-                    yield q, start, rows_of(inputs, rows, count), rows_of(labels, rows, count)
+                    yield _Batch(q, argument, places, rows_of(inputs, rows, count), rows_of(labels, rows, count))
 
     def _losses(self, group: NetworkGroup, validation: Validation) -> Tensor:
         network = group.job.network
-        total, counts = torch.zeros(1, validation.queries, dtype=torch.float64), _Counts(group, validation)
-        for q, start, inputs, labels in self._batches(group, validation):
-            with torch.no_grad():
-                values = network.losses(group.parameters, inputs, labels)
-            group.job.require_finite("val", start, values)
-            total[0, q] += float(values.double().sum())
-            counts.add(q, inputs, labels)
+        shape = len(group.points), validation.queries
+        total, counts = torch.zeros(shape, dtype=torch.float64), _Counts(group, validation)
+        for batch in self._batches(group, validation):
+            for index, parameters in enumerate(group.parameters):
+                with torch.no_grad():
+                    values = network.losses(parameters, batch.inputs, batch.labels)
+                batch.require_finite(group, values)
+                total[index, batch.query] += float(values.double().sum())
+            counts.add(batch)
         self._tell_counts(validation, counts.samples, counts.empty, of_tokens=counts.of_tokens)
         return total / counts.samples
 
     def _dots(self, group: NetworkGroup, validation: Validation) -> list[NetworkDot]:
-        point = group.points[0]
-        return [NetworkDot(point.weight, point, self._gradients(group, validation))]
+        pairs = zip(group.points, group.parameters, strict=True)
+        return [NetworkDot(p.weight, p, self._gradients(NetworkGroup(group.job, [p], [at]), validation)) for p, at in pairs]
+
+    def _problem(self, group: NetworkGroup, index: int) -> Problem:
+        raise InputError(
+            f"{group.job.where}: expected params='last' with {type(self.method.curvature).__name__}; got a whole network. Use "
+            "method='ip', or score the last layer."
+        )
+
+    def _flat(self, term: Term) -> Tensor:
+        assert isinstance(term, NetworkDot)
+        return torch.cat([value.flatten(1).double() for value in term.gradients.values()], dim=1)
+
+    def _unflattened(self, term: Term, v: Tensor) -> NetworkDot:
+        assert isinstance(term, NetworkDot)
+        pieces = torch.split(v, [value[0].numel() for value in term.gradients.values()], dim=1)
+        named = zip(term.gradients.items(), pieces, strict=True)
+        return replace(term, gradients={name: piece.reshape(value.shape).to(value) for (name, value), piece in named})
 
     def _gradients(self, group: NetworkGroup, validation: Validation) -> dict[str, Tensor]:
-        """∇f(θ; V) by parameter name, each [Q, *shape], summed in float32 or float64."""
+        """∇f(θ; V) at a group's only point by parameter name, each [Q, *shape], summed in float32 or float64."""
         network, several, counts = group.job.network, validation.queries, _Counts(group, validation)
-        leaves = {
-            name: group.parameters.get(name, value).detach().requires_grad_() for name, value in network.parameters.items()
-        }
+        at = group.parameters[0]
+        leaves = {name: at.get(name, value).detach().requires_grad_() for name, value in network.parameters.items()}
         # All others without gradients, so that nothing before the first scored layer is kept for the backward pass.
-        theta = {**network.every(), **group.parameters, **leaves}
+        theta = {**network.every(), **at, **leaves}
         total = {
             name: torch.zeros(several, *leaf.shape, dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)
             for name, leaf in leaves.items()
         }
         cotangents = None if self.impact.additive else self._cotangents(group, validation)
-        for q, start, inputs, labels in self._batches(group, validation):
+        for batch in self._batches(group, validation):
             with torch.enable_grad():
-                value = self._value(group, theta, inputs, labels, start, None if cotangents is None else cotangents[q])
+                value = self._value(group, theta, batch, None if cotangents is None else cotangents[batch.query])
                 found = gradients_of(value, list(leaves.values()))
-            counts.add(q, inputs, labels)
+            counts.add(batch)
             for name, gradient in zip(leaves, found, strict=True):
                 if gradient is not None:
-                    total[name][q] += gradient
+                    total[name][batch.query] += gradient
         self._tell_counts(validation, counts.samples, counts.empty, of_tokens=counts.of_tokens)
         square = torch.zeros(several, dtype=torch.float64)
         for name, gradient in total.items():
@@ -87,20 +129,20 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
         self._tell_norms(square.sqrt().tolist())
         return total
 
-    def _value(
-        self, group: NetworkGroup, theta: Parameters, inputs: Any, labels: Any, start: int, cotangents: Iterator[Tensor] | None
-    ) -> Tensor:
+    def _value(self, group: NetworkGroup, theta: Parameters, batch: _Batch, cotangents: Iterator[Tensor] | None) -> Tensor:
         """A scalar whose gradient is the batch's part of M·∇f, or of ∇f where f is not additive."""
         network = group.job.network
         if self.impact.name == "utility":
-            values = network.losses(theta, inputs, labels)
-            group.job.require_finite("val", start, values.detach())
+            values = network.losses(theta, batch.inputs, batch.labels)
+            batch.require_finite(group, values.detach())
             return values.sum()
-        z, y, shares = network.counted_logits(theta, inputs, labels)
-        group.job.require_finite("val", start, z.detach())
+        with network.moved_features(batch.inputs, self.impact.attacked) if self.impact.attacks else nullcontext():
+            z, y, shares = network.counted_logits(theta, batch.inputs, batch.labels)
+        batch.require_finite(group, z.detach())
         if cotangents is not None:
             return (z * next(cotangents).to(z)).sum()
         assert isinstance(network.loss, Loss)
+        self.impact.check_outputs(group.job.where, z.shape[1], network.loss)
         cotangent = self.impact.cotangent(z.detach().double(), y, network.loss)
         return (z * (cotangent if shares is None else cotangent * shares[:, None]).to(z)).sum()
 
@@ -108,19 +150,21 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
         """∂f/∂z of each batch of V in turn, for each query; f needs all logits before."""
         network = group.job.network
         assert isinstance(network.loss, Loss)
-        kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(validation.queries)]
-        for q, start, inputs, labels in self._batches(group, validation):
+        kept: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(validation.queries)]
+        for batch in self._batches(group, validation):
             with torch.no_grad():
-                z, y, _ = network.counted_logits(group.parameters, inputs, labels)
-            group.job.require_finite("val", start, z)
-            kept[q].append((z.double(), y))
+                z, y, _ = network.counted_logits(group.parameters[0], batch.inputs, batch.labels)
+            self.impact.check_outputs(group.job.where, z.shape[1], network.loss)
+            batch.require_finite(group, z)
+            kept[batch.query].append((z.double(), y, batch.rows.to(z.device)))
         found: list[Iterator[Tensor]] = []
-        for blocks in kept:
+        for q, blocks in enumerate(kept):
             if not blocks:  # told when the samples are counted
                 found.append(iter(()))
                 continue
-            logits, targets = zip(*blocks, strict=True)
-            every = self.impact.cotangent(torch.cat(logits), torch.cat(targets), network.loss)
+            logits, targets, rows = zip(*blocks, strict=True)
+            samples = None if network.of_tokens else validation.samples(q, torch.cat(rows))
+            every = self.impact.cotangent(torch.cat(logits), torch.cat(targets), network.loss, samples)
             found.append(iter(torch.split(every, [len(z) for z in logits])))
         return found
 
@@ -133,9 +177,9 @@ class _Counts:
         self.samples, self.empty = torch.zeros(validation.queries, dtype=torch.int64), 0
         self.of_tokens = False
 
-    def add(self, q: int, inputs: Any, labels: Any) -> None:
-        count = samples(inputs) or 0
-        counted = self.network.counted_samples(labels, count)
-        self.samples[q] += counted
+    def add(self, batch: _Batch) -> None:
+        count = len(batch.rows)
+        counted = self.network.counted_samples(batch.labels, count)
+        self.samples[batch.query] += counted
         self.empty += count - counted
         self.of_tokens = self.network.of_tokens

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import Source, open_source
+from ..data import ArraySource, Source, open_source
+from ..data.files import read_npy
 from ..errors import InputError
+from ..impacts import Impact, Samples
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,29 @@ class Validation:
         sources: one, or one for each query.
         names: of the queries; None: V is one query.
         groups: [M] number of the query that each sample of the only source belongs to; None: a source is a query.
+        pairs: the counterparts of the samples of each source, where the impact has them.
     """
 
     sources: tuple[Source, ...]
     names: tuple[str, ...] | None = None
     groups: Tensor | None = None
+    pairs: tuple[Source, ...] = ()
+
+    @property
+    def sets(self) -> tuple[str, ...] | None:
+        """Names of the validation sets; None where there is one, whether or not its samples are of several queries."""
+        return self.names if self.groups is None else None
+
+    def passes(self) -> Iterator[tuple[int, str, Source]]:
+        """(number of the set, name of the argument, samples) of all that is read: each source, then its counterparts."""
+        for index, source in enumerate(self.sources):
+            yield index, "val", source
+            if self.pairs:
+                yield index, "pairs", self.pairs[index]
+
+    def samples(self, query: int, rows: Tensor) -> Samples:
+        """Samples of a query, as impacts know them."""
+        return Samples(rows, None if self.sets is None else self.sets[query])
 
     @property
     def queries(self) -> int:
@@ -72,6 +92,54 @@ def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int, l
         raise InputError(f"{where}: expected at least one validation set in val; got none.")
     sources = tuple(open_source(where, "val", data, batch_size=batch_size, labels_key=labels_key) for data in sets.values())
     return Validation(sources, tuple(sets))
+
+
+def with_impact(
+    where: str, validation: Validation | None, impact: Impact, *, batch_size: int, labels_key: str = "labels"
+) -> Validation | None:
+    """V with the counterparts that the impact brings; its data must belong to V."""
+    if validation is None:
+        return None
+    impact.check_samples(where, validation.sets, [source.rows for source in validation.sources])
+    if impact.pairs is None:
+        return validation
+    if validation.sets is None:
+        given = [impact.pairs]
+    else:
+        mapping = {str(name): data for name, data in impact.pairs.items()} if isinstance(impact.pairs, Mapping) else {}
+        if set(mapping) != set(validation.sets):
+            got = f"a mapping from {', '.join(mapping)}" if mapping else type(impact.pairs).__name__
+            raise InputError(
+                f"{where}: expected pairs to be a mapping from {', '.join(validation.sets)}, the validation sets; got {got}."
+            )
+        given = [mapping[name] for name in validation.sets]
+    pairs = tuple(
+        _open_pairs(where, data, source, batch_size, labels_key) for data, source in zip(given, validation.sources, strict=True)
+    )
+    return replace(validation, pairs=pairs)
+
+
+def _open_pairs(where: str, data: Any, source: Source, batch_size: int, labels_key: str) -> Source:
+    """The counterparts of a source: data like it, or inputs alone, which then have its labels."""
+    if isinstance(data, (str, os.PathLike)) and os.fspath(data).endswith(".npy"):
+        data = read_npy(where, "pairs", data)
+    alone = isinstance(data, (np.ndarray, Tensor)) or hasattr(data, "to_numpy")
+    if alone and not isinstance(source, ArraySource):
+        raise InputError(
+            f"{where}: expected pairs with labels, as a Dataset, a DataLoader or a pair (inputs, labels), where val is not "
+            f"arrays; got inputs alone ({type(data).__name__})."
+        )
+    rows = len(data) if alone and len(data.shape) else None
+    if alone and rows != source.rows:
+        raise InputError(f"{where}: expected pairs of the {source.rows} samples of val; got {rows}. Give each a counterpart.")
+    if alone and isinstance(source, ArraySource):
+        return ArraySource(where, "pairs", data, source.labels)
+    opened = open_source(where, "pairs", data, batch_size=batch_size, labels_key=labels_key)
+    if None not in (opened.rows, source.rows) and opened.rows != source.rows:
+        raise InputError(
+            f"{where}: expected pairs of the {source.rows} samples of val; got {opened.rows}. Give each a counterpart."
+        )
+    return opened
 
 
 def validation_sets(val: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..losses import Loss
-from .base import Impact
+from .base import Impact, Samples
 
 
 class Custom(Impact):
@@ -21,7 +21,7 @@ class Custom(Impact):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.function = function
 
-    def cotangent(self, z: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    def cotangent(self, z: Tensor, labels: Tensor, loss: Loss, samples: Samples | None = None) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             logits = z.clone().requires_grad_()
             value = self.function(logits, labels.clone())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..losses import Loss
-from .base import Impact
+from .base import Impact, Samples
 from .registry import IMPACTS
 
 
@@ -15,7 +15,7 @@ class Utility(Impact):
     name = "utility"
     additive = True
 
-    def cotangent(self, z: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    def cotangent(self, z: Tensor, labels: Tensor, loss: Loss, samples: Samples | None = None) -> Tensor:
         return loss.residual(z, labels)
 
 

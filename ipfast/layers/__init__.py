@@ -2,5 +2,19 @@
 
 from . import convolution, embedding, linear, normalization
 from .base import RULES, Kept, LayerRule, layer_rule, wide
+from .shared import Shared, can_share, shared_norm_sq
 
-__all__ = ["RULES", "Kept", "LayerRule", "convolution", "embedding", "layer_rule", "linear", "normalization", "wide"]
+__all__ = [
+    "RULES",
+    "Kept",
+    "LayerRule",
+    "Shared",
+    "can_share",
+    "convolution",
+    "embedding",
+    "layer_rule",
+    "linear",
+    "normalization",
+    "shared_norm_sq",
+    "wide",
+]

@@ -23,6 +23,10 @@ class LayerRule(ABC):
         """Whether the rules hold for this layer with its options."""
         return True
 
+    def by_position(self, module: nn.Module) -> bool:
+        """Whether the layer does the same to each position t of an input [B, T, …], so that one may be taken as a sample."""
+        return False
+
     def capture(self, module: nn.Module, a: Tensor) -> Kept:
         """What must be kept of the forward pass."""
         return (a,)

@@ -12,6 +12,9 @@ from .base import RULES, Kept, LayerRule, wide
 
 
 class LinearRule(LayerRule):
+    def by_position(self, module: nn.Module) -> bool:
+        return True
+
     def dot(self, module: Any, kept: Kept, b: Tensor, queries: Mapping[str, Tensor]) -> Tensor:
         a, b = tokens(kept[0]), tokens(b)
         if "weight" not in queries:

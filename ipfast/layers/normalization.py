@@ -29,6 +29,9 @@ class NormalizationRule(VectorRule):
 
 
 class _OverLastDimensions(NormalizationRule):
+    def by_position(self, module: Any) -> bool:
+        return len(module.normalized_shape) == 1
+
     def _over_positions(self, module: Any, value: Tensor) -> Tensor:
         shape = module.normalized_shape
         return value.reshape(len(value), -1, *shape).sum(dim=1)

@@ -1,4 +1,4 @@
-"""What a loss must tell: its value, its residual, and which form of head_dot computes it."""
+"""What a loss must tell: its value, its residual, its curvature, and which form of head_dot computes it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ class Loss(ABC):
     @abstractmethod
     def residual(self, z: Tensor, labels: Tensor) -> Tensor:
         """∂ℓ_i/∂z_i of logits [B, C] and prepared labels: [B, C], without cancellation for confident samples."""
+
+    @abstractmethod
+    def hessian(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """∂²ℓ_i/∂z_i² = diag(D_i) − v_i v_iᵀ of logits [B, C] and prepared labels: (D [B, C], v [B, C], or None where it is
+        diagonal)."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

@@ -54,6 +54,11 @@ class BCEWithLogits(Loss):
         each = (1 - y) * torch.sigmoid(z) - self._positive(y, z) * torch.sigmoid(-z)
         return self.scale(z.shape[1]) * self._weighted(each)
 
+    def hessian(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        y = labels.to(z.dtype)
+        each = (1 - y + self._positive(y, z)) * torch.sigmoid(z) * torch.sigmoid(-z)
+        return self.scale(z.shape[1]) * self._weighted(each), None
+
     def _positive(self, y: Tensor, z: Tensor) -> Tensor:
         return y if self.pos_weight is None else like(self.pos_weight, z) * y
 

@@ -97,6 +97,18 @@ class CrossEntropy(Loss):
         r = r.scatter(1, y, -r.sum(dim=1, keepdim=True))
         return r if ignored is None else r.masked_fill(ignored[:, None], 0)
 
+    def hessian(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        z, labels, ignored = self._counted(z, labels)
+        p = z.softmax(dim=1)
+        if labels.dim() == 2:
+            total = self._soft(z, labels).sum(dim=1)
+        else:
+            hard, shared = self._shares(z, labels)
+            total = hard if shared is None else hard + shared.sum()
+        if ignored is not None:
+            total = total.masked_fill(ignored, 0)
+        return total[:, None] * p, total.sqrt()[:, None] * p
+
     def _counted(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(z, labels, ignored rows) with numbers in the ignored rows that do no harm."""
         if self.ignore_index is None:

@@ -37,5 +37,8 @@ class MSE(Loss):
     def residual(self, z: Tensor, labels: Tensor) -> Tensor:
         return (2 * self.scale(z.shape[1]) / z.shape[1]) * (z - labels.to(z.dtype))
 
+    def hessian(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        return z.new_full(z.shape, 2 * self.scale(z.shape[1]) / z.shape[1]), None
+
 
 LOSSES.add(MSE.form, MSE)

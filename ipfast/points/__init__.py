@@ -6,5 +6,6 @@ from .dropout import Dropout
 from .extra_sgd import ExtraSGD
 from .final import Final
 from .masking import Masked
+from .segments import Segments
 
-__all__ = ["Checkpoints", "Dropout", "ExtraSGD", "Final", "Mask", "Masked", "Point", "Points", "State", "Trainable"]
+__all__ = ["Checkpoints", "Dropout", "ExtraSGD", "Final", "Mask", "Masked", "Point", "Points", "Segments", "State", "Trainable"]

@@ -104,11 +104,13 @@ class Point:
         weight: w_t.
         mask: entries that a member of a dropout ensemble drops; None: none.
         state: parameters and buffers; None: the model as it is.
+        segment: of the training run, for curvatures that follow it.
     """
 
     weight: float = 1.0
     mask: Mask | None = None
     state: State | None = None
+    segment: int = 0
 
 
 @dataclass(frozen=True)

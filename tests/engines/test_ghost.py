@@ -368,6 +368,39 @@ def test_a_plan_made_of_one_token_finds_the_samples_elsewhere_later():
         assert_exact(engine, x, y)
 
 
+def swapped_if(condition):
+    def body(net, tokens):
+        return halves_swapped(net, tokens) if condition(tokens.shape[1]) else net.layer(net.embed(tokens))
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("condition", "lengths"),
+    [(lambda length: length > 5, (4, 5, 6, 4, 8)), (lambda length: length < 4, (5, 6, 3, 5, 2))],
+    ids=["longer", "shorter"],
+)
+@pytest.mark.parametrize("rows", [2, 3])
+def test_samples_mixed_only_where_they_are_longer_or_shorter_than_before(condition, lengths, rows):
+    """Mixed in a way that keeps the first dimension as long as the batch, which no layer can see."""
+    engine = ghost(sequences(swapped_if(condition), (rows, lengths[0]))[0])
+    mixed = False
+    for length in lengths:
+        _, x, y = sequences(swapped_if(condition), (rows, length))
+        assert_exact(engine, x, y)
+        mixed |= condition(length)
+        assert ("layer.weight" in engine.plan(x, y).remainder) == mixed
+
+
+def test_the_plan_is_checked_again_only_on_lengths_beyond_those_before(monkeypatch):
+    engine, checked = ghost(sequences(positions_of_each, (3, 4))[0]), []
+    monkeypatch.setattr(engine, "_check", lambda inputs, labels: checked.append(inputs.shape[1]))
+    for length in (4, 6, 5, 4, 6, 2, 3, 7):
+        _, x, y = sequences(positions_of_each, (3, length))
+        engine.plan(x, y)
+    assert checked == [4, 6, 2, 7]
+
+
 def test_what_stays_with_its_layer_and_what_does_not():
     kept = {
         positions_for_all: set(),

@@ -61,8 +61,8 @@ def _travelling(base: BaseModel, problem: Problem, name: str) -> Method:
     states = [[base.state(middle), base.state(end)] for _, middle, end in segments]
     rates = [sum(base.about["rates"][start:end]) / (end - start) for start, _, end in segments]
     steps = [(end - start) * base.about["steps"] for start, _, end in segments]
-    points = ipfast.Segments(states, learning_rates=rates, steps=steps, momentum=0.9)  # type: ignore[attr-defined]
-    return ipfast.Method(points=points, curvature=ipfast.Source(), name=name)  # type: ignore[attr-defined]
+    run = ipfast.Segments(states, learning_rates=rates, steps=steps, momentum=0.9)
+    return ipfast.Method(points=run, curvature=ipfast.Source(), name=name)
 
 
 def _extra_sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -1,6 +1,9 @@
-"""curate: which samples stay, and the files they go to."""
+"""Trim: which samples stay, and the files they go to."""
+
+from fractions import Fraction
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -37,9 +40,75 @@ def test_trim_indexes_a_subset():
     assert [int(x) for (x,) in subset] == [0, 2]
 
 
-def test_trim_takes_scores_only():
-    with pytest.raises(ipfast.InputTypeError, match=r"expected scores to be a Scores object; got Tensor.*Scores\.load"):
-        trim(torch.zeros(3), 1)
+@pytest.mark.parametrize("ending", [".npy", ".csv", ".safetensors"])
+def test_scores_may_be_an_object_an_array_or_a_file(ending, tmp_path):
+    values = [0.3, -1.0, 0.2, 0.1]
+    scores(values).save(tmp_path / f"s{ending}")
+    arrays = (torch.tensor(values), np.array(values), values, pandas.Series(values), [3, -1, 2, 1])
+    for either in (scores(values), *arrays, tmp_path / f"s{ending}", str(tmp_path / f"s{ending}")):
+        assert trim(either, 2).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"a": 1}, ipfast.InputTypeError, "expected scores to be a Scores object, numbers .*; got dict"),
+        (["a", "b"], ipfast.InputTypeError, "expected scores to be a Scores object, .*; got <U1"),
+        (torch.tensor([0.0, torch.nan, 1.0]), ipfast.InputError, "trim: expected finite scores; row 1 has nan"),
+        (torch.zeros(2, 2, 2), ipfast.InputError, r"floating-point tensor \[N\] or \[N, Q\]"),
+        ("none.npy", ipfast.MissingFileError, "expected path to be a file; 'none.npy' does not exist"),
+    ],
+)
+def test_what_are_no_scores(given, error, message):
+    with pytest.raises(error, match=message):
+        trim(given, 1)
+
+
+def test_one_of_several_queries_is_named():
+    several = ipfast.Scores(torch.tensor([[1.0, -2], [-1, 2], [3, 3]]), "ip", "head", "cpp", queries=("a", "b"))
+    assert trim(several, 1, query="a").tolist() == [0, 2]
+    assert trim(several, 1, query=1).tolist() == [1, 2]
+    with pytest.raises(ipfast.InputError, match="Scores: expected query"):
+        trim(several, 1)
+
+
+# The same share of every class
+
+
+@given(
+    st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=1, max_size=40),
+    st.data(),
+)
+def test_every_class_gives_up_the_same_share(samples, data):
+    values, classes = [s for s, _ in samples], [c for _, c in samples]
+    k = data.draw(st.integers(0, len(samples)))
+    kept = set(trim(scores(values), k, within=classes).tolist())
+    assert len(kept) == len(samples) - k
+    for c in set(classes):
+        rows = [i for i in range(len(samples)) if classes[i] == c]
+        dropped = [i for i in rows if i not in kept]
+        assert abs(Fraction(len(rows) * k, len(samples)) - len(dropped)) < 1
+        assert sorted(dropped) == sorted(sorted(rows, key=lambda i: (values[i], i))[: len(dropped)])
+
+
+def test_the_largest_remainders_are_rounded_up_and_ties_go_to_the_first_class():
+    # shares of 5 from classes of 3, 5 and 2 samples: 1.5, 2.5 and 1
+    kept = trim(scores([float(i) for i in range(10)]), 0.5, within=["x"] * 3 + ["y"] * 5 + ["z"] * 2)
+    assert kept.tolist() == [2, 5, 6, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("within", "message"),
+    [
+        ([0, 1], r"expected within to be 4 numbers or strings, .*; got int64 \[2\]"),
+        ([[0, 1]] * 4, r"expected within to be 4 numbers .*; got int64 \[4, 2\]"),
+        ([0.0, np.nan, 1.0, 1.0], "expected within without NaN; got it at row 1"),
+        ([None] * 4, "expected within to be 4 numbers or strings"),
+    ],
+)
+def test_classes_of_other_samples_are_refused(within, message):
+    with pytest.raises(ipfast.InputError, match=f"trim: {message}"):
+        trim(scores(MADE), 1, within=within)
 
 
 MADE = [0.3, -1.0, 0.2, 0.1]

@@ -1,0 +1,27 @@
+"""From scores to a training set: drop, relabel or reweight samples, and tell what changed."""
+
+from .changes import Report, report
+from .combining import combine
+from .curated import ACTIONS, Curated, apply
+from .files import write_kept
+from .relabelling import label_scores, relabel
+from .reweighting import reweight
+from .training import WithLabels, sampler, subset
+from .trimming import trim
+
+__all__ = [
+    "ACTIONS",
+    "Curated",
+    "Report",
+    "WithLabels",
+    "apply",
+    "combine",
+    "label_scores",
+    "relabel",
+    "report",
+    "reweight",
+    "sampler",
+    "subset",
+    "trim",
+    "write_kept",
+]

@@ -1,0 +1,102 @@
+"""Combine: one score from those of several objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..combine import combined
+from ..errors import InputError, InputTypeError
+from ..registry import check_choice
+from ..scores import Scores
+from .inputs import as_scores
+
+HOW = ("rank", "union", "zsum")
+
+
+def combine(objectives: Any, how: str = "rank") -> Scores:
+    """Scores whose lowest are detrimental to several objectives, such as utility and fairness.
+
+        how="rank":   the mean of the ranks, spread evenly over (−1, 1), ties sharing theirs: free of scale
+        how="union":  the lowest of each objective in turn, so that the k lowest hold the k/Q lowest of each of Q objectives,
+                      topped up by the next of each where these overlap; ties by the mean rank, then by index
+        how="zsum":   the sum of the z-scores (s − mean)/standard deviation
+
+    Args:
+        objectives: a mapping from names, or a sequence, of what `trim` takes as scores [N]; or scores [N, Q] of Q queries.
+        how: as above.
+
+    Returns:
+        Scores [N] in the order of the data, float64. Those of rank and union are places: their sign says below or above the
+        median, no more.
+
+    Raises:
+        InputError, InputTypeError: fewer than two objectives, of different lengths or ids.
+
+    >>> combine({"utility": torch.tensor([-2.0, 0.0, 1.0]), "fairness": torch.tensor([9.0, 0.0, -9.0])}).values.tolist()
+    [0.0, 0.0, 0.0]
+    >>> combine([torch.tensor([-2.0, 0.0, 1.0, 2.0]), torch.tensor([9.0, 8.0, -9.0, 7.0])], "union").lowest(2).tolist()
+    [2, 0]
+    """
+    where = "combine"
+    check_choice(where, "how", how, HOW)
+    parts = _parts(where, objectives)
+    names, first = list(parts), next(iter(parts.values()))
+    for name, scores in parts.items():
+        if len(scores) != len(first):
+            raise InputError(
+                f"{where}: expected objectives of the same samples; {names[0]!r} has {len(first)} and {name!r} "
+                f"has {len(scores)}."
+            )
+        if scores.ids is not None and first.ids is not None and not np.array_equal(scores.ids, first.ids):
+            raise InputError(f"{where}: expected objectives of the same samples; {names[0]!r} and {name!r} have other ids.")
+    every = torch.stack([scores.of().double() for scores in parts.values()], dim=1)
+    if how == "union":
+        values = _union(every)
+    else:
+        weight = 1 / len(names) if how == "rank" else 1.0
+        values = combined(every[:, :, None], [weight] * len(names), "rank" if how == "rank" else "zscore")[:, 0]
+    ids = next((scores.ids for scores in parts.values() if scores.ids is not None), None)
+    methods = {scores.method for scores in parts.values()}
+    method = methods.pop() if len(methods) == 1 else "combined"
+    return Scores(values, method, "combined", "reference", {"combine": how, "objectives": names}, ids)
+
+
+def _parts(where: str, objectives: Any) -> dict[str, Scores]:
+    """Scores [N] by name."""
+    if isinstance(objectives, Mapping):
+        parts = {str(name): as_scores(where, scores, str(name)) for name, scores in objectives.items()}
+    elif isinstance(objectives, Scores):
+        found = as_scores(where, objectives)
+        columns = found.values.shape[1] if found.values.dim() == 2 and found.counted is None else 1
+        names = found.queries or tuple(map(str, range(columns)))
+        several = columns > 1
+        parts = {
+            name: Scores(found.of(q if several else None), found.method, "", "", {}, found.ids) for q, name in enumerate(names)
+        }
+    elif isinstance(objectives, Sequence) and not isinstance(objectives, str):
+        parts = {str(number): as_scores(where, scores) for number, scores in enumerate(objectives)}
+    else:
+        raise InputTypeError(
+            f"{where}: expected objectives to be a mapping or a sequence of scores, or scores of several queries; got "
+            f"{type(objectives).__name__}."
+        )
+    if len(parts) < 2:
+        raise InputError(f"{where}: expected at least two objectives; got {len(parts)}. One needs no combination.")
+    return parts
+
+
+def _union(every: Tensor) -> Tensor:
+    """Places in the order of each sample's lowest rank [N], spread evenly over (−1, 1)."""
+    count = len(every)
+    order = torch.argsort(every, dim=0, stable=True)
+    ranks = torch.empty_like(order)
+    ranks.scatter_(0, order, torch.arange(count)[:, None].expand_as(order).contiguous())
+    final = np.lexsort((ranks.sum(dim=1).numpy(), ranks.amin(dim=1).numpy()))  # stable, so the rest is by index
+    places = torch.empty(count, dtype=torch.float64)
+    places[torch.from_numpy(final)] = (2 * torch.arange(count, dtype=torch.float64) + 1) / max(count, 1) - 1
+    return places

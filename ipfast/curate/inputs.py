@@ -1,0 +1,132 @@
+"""What curation takes: scores as an object, an array or a file; and labels, groups and logits beside them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checks import as_tensor
+from ..data.files import read_named, read_npy
+from ..errors import InputError, InputTypeError
+from ..scores import Scores
+
+
+def as_scores(where: str, scores: Any, argument: str = "scores") -> Scores:
+    """Scores [N] or [N, Q] without NaN, from a Scores object, an array, or a file that Scores.save wrote."""
+    if isinstance(scores, (str, os.PathLike)):
+        scores = Scores.load(scores)
+    if not isinstance(scores, Scores):
+        scores = Scores(
+            _tensor(where, argument, scores, "a Scores object, numbers [N], or the path of a file of scores").to(torch.float64),
+            "unknown",
+            "unknown",
+            "unknown",
+        )
+    assert isinstance(scores, Scores)
+    finite = torch.isfinite(scores.values)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0, 0])
+        raise InputError(
+            f"{where}: expected finite {argument}; row {row} has {float(scores.values[row].flatten()[0]):g}. Score it "
+            "again, or leave it out."
+        )
+    return scores
+
+
+def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Tensor, list[str]]:
+    """(class of each sample [N], 0..K−1 in sorted order of the values, their names), of numbers or strings."""
+    if isinstance(values, (str, os.PathLike)):
+        values = _read(where, argument, values)
+    if hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind not in "iufUT" or array.shape != (rows,):
+        raise InputError(
+            f"{where}: expected {argument} to be {rows} numbers or strings, one for each scored sample; got {array.dtype} "
+            f"{list(array.shape)}."
+        )
+    names, numbers = np.unique(array, return_inverse=True)
+    if array.dtype.kind == "f" and np.isnan(names).any():
+        raise InputError(f"{where}: expected {argument} without NaN; got it at row {int(np.isnan(array).nonzero()[0][0])}.")
+    shown = [str(int(name)) if array.dtype.kind == "f" and name == int(name) else str(name) for name in names.tolist()]
+    return torch.from_numpy(numbers.astype(np.int64).reshape(-1)), shown
+
+
+def hard_labels(where: str, labels: Any, rows: int) -> tuple[Tensor, Tensor]:
+    """(labels as they are, a copy; the same as int64 [N]), of whole numbers [N] or [N, 1]."""
+    given = _tensor(where, "labels", labels, "whole numbers, one for each scored sample").clone()
+    if given.shape not in ((rows,), (rows, 1)):
+        raise InputError(
+            f"{where}: expected labels of shape [{rows}], one class for each scored sample; got {list(given.shape)}."
+        )
+    whole = given.long().reshape(rows)
+    different = given.reshape(rows) != whole
+    if bool(different.any()):
+        row = int(different.nonzero()[0])
+        raise InputError(
+            f"{where}: expected labels as whole numbers, the class of each sample; got {float(given.reshape(rows)[row]):g} at "
+            f"row {row}."
+        )
+    if rows and int(whole.min()) < 0:
+        row = int((whole < 0).nonzero()[0])
+        raise InputError(f"{where}: expected labels in 0..C-1; got {int(whole[row])} at row {row}. Encode classes from 0 on.")
+    return given, whole
+
+
+def by_class(where: str, argument: str, values: Any, rows: int, labels: Tensor) -> Tensor:
+    """Finite numbers [N, C] that belong to labels; [N] or [N, 1] of a binary head stand for its two classes, (0, z)."""
+    if values is None:
+        raise InputError(f"{where}: expected {argument} [N, C], a number for each class of each sample; got None.")
+    found = _tensor(where, argument, values, "numbers [N, C], one for each class")
+    if found.dim() == 1:
+        found = found[:, None]
+    if found.dim() != 2 or len(found) != rows or not found.shape[1]:
+        raise InputError(
+            f"{where}: expected {argument} of shape [{rows}, C], a row for each scored sample; got {list(found.shape)}."
+        )
+    found = found if found.dtype.is_floating_point else found.float()
+    finite = torch.isfinite(found).all(dim=1)
+    if not bool(finite.all()):
+        raise InputError(f"{where}: expected finite {argument}; row {int((~finite).nonzero()[0])} has NaN or infinity.")
+    if found.shape[1] == 1:
+        found = torch.cat([torch.zeros_like(found), found], dim=1)
+    if rows and int(labels.max()) >= found.shape[1]:
+        row = int((labels >= found.shape[1]).nonzero()[0])
+        raise InputError(
+            f"{where}: expected labels in 0..{found.shape[1] - 1}, the classes of {argument}; got {int(labels[row])} at row "
+            f"{row}."
+        )
+    return found
+
+
+def _read(where: str, argument: str, path: str | os.PathLike[str]) -> Any:
+    """The array of an .npy file, or the one of that name in an archive, where classes are its `labels`."""
+    if os.fspath(path).endswith((".npz", ".safetensors")):
+        name = "labels" if argument in ("within", "new_labels") else argument
+        return read_named(where, argument, path, (name,))[name]
+    return read_npy(where, argument, path)
+
+
+def _tensor(where: str, argument: str, values: Any, expected: str) -> Tensor:
+    if isinstance(values, (str, os.PathLike)):
+        values = _read(where, argument, values)
+    if hasattr(values, "to_numpy") and not isinstance(values, Tensor):
+        values = values.to_numpy()
+    if isinstance(values, (list, tuple)):
+        values = np.asarray(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
+        values = as_tensor(values.astype(np.int64) if values.dtype.kind in "ub" else np.array(values))
+    if not isinstance(values, Tensor) or values.dtype.is_complex:
+        kind = str(values.dtype) if isinstance(values, (np.ndarray, Tensor)) else type(values).__name__
+        raise InputTypeError(f"{where}: expected {argument} to be {expected}; got {kind}.")
+    return values.detach().cpu()

@@ -1,0 +1,39 @@
+"""Which samples are dropped or relabelled: the lowest of all, or the same share of every class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..scores import Scores
+from .inputs import class_numbers
+
+
+def lowest(where: str, scores: Scores, amount: float, *, within: Any = None, query: int | str | None = None) -> Tensor:
+    """Indices of the lowest scores, worst first, ties by index: int64 [k], with k = floor(share·N) or a count.
+
+    Args:
+        within: [N] classes, of which each gives up the same share: k n_c / N of its n_c samples, rounded so that they are k in
+            all (by largest remainders, ties to the class that sorts first).
+    """
+    order, count = torch.argsort(scores.of(query), stable=True), scores.count(amount)
+    if within is None:
+        return order[:count]
+    numbers, names = class_numbers(where, "within", within, len(scores))
+    chosen = torch.zeros(len(scores), dtype=torch.bool)
+    sizes = torch.bincount(numbers, minlength=len(names)).tolist()
+    for number, quota in enumerate(_quotas(sizes, count)):
+        chosen[order[numbers[order] == number][:quota]] = True
+    return order[chosen[order]]
+
+
+def _quotas(sizes: list[int], count: int) -> list[int]:
+    """`count` shared out in proportion to `sizes`, in whole numbers."""
+    total = max(sum(sizes), 1)
+    quotas = [size * count // total for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda number: (-(sizes[number] * count % total), number))
+    for number in by_remainder[: count - sum(quotas)]:
+        quotas[number] += 1
+    return quotas

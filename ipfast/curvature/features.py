@@ -1,0 +1,94 @@
+"""The features and labels of the training data, met several times: read from a file, or made by a backbone once and kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import ArraySource, Source
+from ..engines import HeadEngine, TokenLabels
+from ..errors import InputError
+
+ROWS = 8192
+"""Rows at once: enough that the small operations between the products cost little."""
+HELD_BYTES = 2 * 2**30
+"""Features of a backbone that are kept in memory; more go to a temporary file."""
+
+
+class Rows:
+    """One pass after another over (h [b, d], labels [b] or [b, C], shares [b] or None) in blocks of at most ROWS rows.
+
+    Rows of token data are the counted tokens, and a share is the weight of one in the loss of its sequence.
+
+    Attributes:
+        samples: N, known after the first pass: of token data the sequences in which a token counts.
+        of_tokens: whether the rows are tokens.
+    """
+
+    def __init__(self, engine: HeadEngine, source: Source) -> None:
+        self.engine, self.source = engine, source
+        array = isinstance(source, ArraySource) and engine.last.backbone is None
+        self._held: list[tuple[Tensor, Tensor, Tensor | None]] | None = None if array else []
+        self._kept = False
+        self._samples: int | None = None
+        self.of_tokens = bool(engine.of_tokens.get("train"))
+
+    @property
+    def samples(self) -> int:
+        if self._samples is None:
+            for _ in self:
+                pass
+        assert self._samples is not None
+        return self._samples
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        if self._kept:
+            assert self._held is not None
+            blocks = iter(self._held)
+        else:
+            blocks = self._read()
+        for h, y, shares in blocks:
+            for first in range(0, len(h), ROWS):
+                rows = slice(first, first + ROWS)
+                yield h[rows], y[rows], None if shares is None else shares[rows]
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """From the source; what a backbone has made is kept for later passes."""
+        seen, rows, held = 0, 0, 0
+        for start, block, labels in self.engine.blocks("train", self.source):
+            h, y, shares = block, labels, None
+            if isinstance(labels, TokenLabels):
+                self.of_tokens = True
+                y, shares = labels.labels, labels.shares()
+                seen += int((labels.counts > 0).sum())
+            else:
+                seen += len(h)
+            assert isinstance(y, Tensor)
+            rows += len(h)
+            # Summed, so that NaN of one entry shows; which row it is is told by the engine.
+            self.engine.require_finite("train", start, h, h.sum(dim=1), labels if isinstance(labels, TokenLabels) else None)
+            if self._held is not None:
+                h = h.clone()  # the engine's blocks share a buffer
+                held += h.nbytes
+                if held > HELD_BYTES and h.device.type == "cpu":
+                    h = _on_disk(h)
+                y = y.clone()
+                self._held.append((h, y, shares))
+            yield h, y, shares
+        if not rows:
+            raise InputError(f"{self.engine.where}: expected at least one sample in train; it is empty.")
+        self._samples, self._kept = seen, self._held is not None
+
+
+def _on_disk(h: Tensor) -> Tensor:
+    """The same features in a file without a name, which is gone when they are."""
+    bits = h.view(torch.uint16) if h.dtype == torch.bfloat16 else h
+    array = bits.numpy()
+    with tempfile.TemporaryFile() as file:  # the mapping outlives the handle
+        mapped = np.memmap(file, dtype=array.dtype, mode="w+", shape=array.shape)
+    mapped[:] = array
+    return torch.from_numpy(mapped).view(h.dtype)

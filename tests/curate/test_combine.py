@@ -1,0 +1,91 @@
+"""Combine: one order from several objectives."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata, zscore
+from tolerances import FLOAT64_RELATIVE, assert_relative
+
+import ipfast
+from ipfast.curate import combine, trim
+
+COLUMNS = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=30)
+
+
+@given(COLUMNS)
+def test_the_rank_average_is_that_of_scipy(rows):
+    columns = np.array(rows, dtype=float).T
+    expected = np.mean([(2 * rankdata(column) - 1) / len(rows) - 1 for column in columns], axis=0)
+    assert_relative(combine(list(columns)).values + 2, torch.from_numpy(expected) + 2, FLOAT64_RELATIVE)
+
+
+def test_the_sum_of_z_scores_is_that_of_scipy():
+    columns = np.random.default_rng(0).normal(size=(3, 40)) * [[1], [50], [1e-3]]
+    got = combine(list(columns), "zsum")
+    assert_relative(got.values, torch.from_numpy(sum(zscore(column) for column in columns)), FLOAT64_RELATIVE)
+    same = combine({"a": columns[0], "constant": np.full(40, 0.1)}, "zsum")
+    assert_relative(same.values, torch.from_numpy(zscore(columns[0])), FLOAT64_RELATIVE)
+
+
+@given(COLUMNS, st.data())
+def test_a_union_holds_the_lowest_of_each_and_is_topped_up_in_turn(rows, data):
+    columns = np.array(rows, dtype=float).T
+    k = data.draw(st.integers(0, len(rows)))
+    lowest = combine(list(columns), "union").lowest(k).tolist()
+    orders = [np.argsort(column, kind="stable").tolist() for column in columns]
+    depth = 0  # how deep each objective is gone into for k samples
+    while len(set().union(*[order[:depth] for order in orders])) < k:
+        depth += 1
+    assert set().union(*[order[: max(depth - 1, 0)] for order in orders]) <= set(lowest)
+    assert set(lowest) <= set().union(*[order[:depth] for order in orders])
+    assert {i for order in orders for i in order[: k // 3]} <= set(lowest)
+
+
+def test_ties_are_broken_by_index():
+    assert combine([np.zeros(5), np.zeros(5)], "union").lowest(5).tolist() == [0, 1, 2, 3, 4]
+    assert combine([np.zeros(5), np.zeros(5)]).lowest(5).tolist() == [0, 1, 2, 3, 4]
+    assert trim(combine([[1.0, 2.0], [2.0, 1.0]]), 1).tolist() == [1]
+
+
+def test_objectives_may_be_queries_files_and_names(tmp_path):
+    utility, fairness = torch.tensor([-2.0, 0, 1, 3]), torch.tensor([9.0, 8, -9, 1])
+    expected = combine({"utility": utility, "fairness": fairness})
+    assert expected.stats == {"combine": "rank", "objectives": ["utility", "fairness"]}
+    several = ipfast.Scores(torch.stack([utility, fairness], 1), "ip", "head", "cpp", queries=("utility", "fairness"))
+    np.save(tmp_path / "u.npy", utility.numpy())
+    for objectives in (several, {"utility": tmp_path / "u.npy", "fairness": fairness.numpy()}):
+        got = combine(objectives)
+        assert torch.equal(got.values, expected.values)
+        assert got.stats == expected.stats
+    assert combine(several).method == "ip"
+
+
+def test_ids_are_carried():
+    ids = np.array(["x", "y"])
+    one, other = (ipfast.Scores(torch.tensor([1.0, 2.0]), m, "head", "cpp", ids=ids) for m in ("ip", "self_tracin"))
+    got = combine([one, other, torch.zeros(2)])
+    assert got.ids.tolist() == ["x", "y"]
+    assert got.method == "combined"
+    swapped = ipfast.Scores(torch.tensor([1.0, 2.0]), "ip", "head", "cpp", ids=ids[::-1])
+    with pytest.raises(ipfast.InputError, match="expected objectives of the same samples; '0' and '1' have other ids"):
+        combine([one, swapped])
+
+
+@pytest.mark.parametrize(
+    ("objectives", "how", "error", "message"),
+    [
+        ([torch.zeros(2)], "rank", ipfast.InputError, "expected at least two objectives; got 1"),
+        ([], "rank", ipfast.InputError, "expected at least two objectives; got 0"),
+        (ipfast.Scores(torch.zeros(3), "ip", "head", "cpp"), "rank", ipfast.InputError, "at least two objectives; got 1"),
+        ([torch.zeros(2), torch.zeros(3)], "rank", ipfast.InputError, "'0' has 2 and '1' has 3"),
+        ({"a": torch.zeros(1), "b": torch.tensor([torch.nan])}, "rank", ipfast.InputError, "expected finite b; row 0 has nan"),
+        ([torch.zeros(2)] * 2, "mean", ipfast.InputError, "expected how to be one of 'rank', 'union', 'zsum'; got 'mean'"),
+        (torch.zeros(3, 2), "rank", ipfast.InputTypeError, "expected objectives to be a mapping or a sequence .*; got Tensor"),
+        ("scores.npy", "rank", ipfast.InputTypeError, "expected objectives to be a mapping .*; got str"),
+    ],
+)
+def test_what_cannot_be_combined(objectives, how, error, message):
+    with pytest.raises(error, match=message):
+        combine(objectives, how)
