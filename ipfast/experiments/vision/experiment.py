@@ -1,4 +1,4 @@
-"""Cells: noise detection, removal and training again, rates of removal, sizes and rates of the ensemble."""
+"""Cells: base models, noise detection, removal and training again, rates of removal, sizes and rates of the ensemble."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ class Vision(Experiment):
 
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
         levels = self.levels() if self.surroundings.data is not None else list(LEVELS)
+        yield from (Cell("base", level, "none", base_models.SEED) for level in levels)
         scored = [method for method in methods if method != "none"]
         for level in levels:
             for method in scored:
@@ -113,6 +114,8 @@ class Vision(Experiment):
     def run(self, cell: Cell) -> dict[str, Any]:
         level, *rest = cell.setting.split()
         problem, base = self._problem(level), self._base(level)
+        if cell.part == "base":
+            return {"last": base.about["test"][-1], "best": max(base.about["test"])}
         if cell.part == "ensembles":
             size, rate = (part.split("=")[1] for part in rest)
             scores = scoring.ensemble(base, problem, int(size), float(rate), cell.seed)

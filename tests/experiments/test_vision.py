@@ -1,0 +1,246 @@
+"""The vision experiment on a stand-in of a few hundred images in CIFAR's layout."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import ipfast
+from ipfast.data import cifar
+from ipfast.experiments import run_experiment
+from ipfast.experiments.base import Surroundings
+from ipfast.experiments.cells import Cell
+from ipfast.experiments.vision import base_model, detection, experiment, networks, training
+from ipfast.experiments.vision.problem import read_problem, split
+
+RECORDS = 60
+TRAIN = 5 * RECORDS
+TINY = replace(training.SMALL, epochs=2, batch_size=64)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Threads cost more than they give on data this small, and much more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def write_images(folder, names, labels, head, random):
+    """Files of images whose brightness tells the label modulo ten; the label is the last of `head` bytes."""
+    pixels = np.clip(labels[:, None] % 10 * 25 + random.integers(0, 25, (len(labels), 3072)), 0, 255).astype(np.uint8)
+    records = np.concatenate([*[labels[:, None]] * head, pixels], axis=1).astype(np.uint8)
+    folder.mkdir(exist_ok=True)
+    for name, part in zip(names, np.split(records, len(names)), strict=True):
+        part.tofile(folder / name)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """CIFAR-10N and CIFAR-100N in their layouts."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for layout, classes in ((cifar.CIFAR10, 10), (cifar.CIFAR100, 100)):
+        labels = random.permutation(np.arange(TRAIN) % classes)
+        write_images(folder / layout.folder, layout.train, labels, layout.head, random)
+        write_images(folder / layout.folder, layout.test, np.arange(RECORDS) % classes, layout.head, random)
+        (folder / layout.places[1]).mkdir()
+        noisy = np.where(random.random(TRAIN) < 0.3, (labels + 1) % classes, labels)
+        content = {"clean_label": labels, **dict.fromkeys(layout.noise.values(), noisy)}
+        torch.save(content, folder / layout.places[1] / layout.human)
+    return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(cifar, "CIFAR10", replace(cifar.CIFAR10, records=RECORDS, test_records=RECORDS))
+    monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, records=TRAIN, test_records=RECORDS))
+    monkeypatch.setitem(experiment.RECIPES, "small", TINY)
+
+
+@pytest.fixture
+def data(original, tmp_path, tiny):
+    return shutil.copytree(original, tmp_path / "data")
+
+
+def vision(data, folder):
+    folder.mkdir(exist_ok=True)
+    return experiment.Vision(Surroundings(folder, data, "small", torch.device("cpu"), progress=False))
+
+
+def run(data, out, **options):
+    return run_experiment("vision", data=data, out=out, progress=False, echo=lambda _: None, **options)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_the_experiment_runs_to_its_tables_and_goes_on(data, tmp_path, monkeypatch):
+    trained = Counter()
+
+    def counted(images, labels, recipe, *, seed, **options):
+        trained[seed, len(labels)] += 1
+        return training.train_network(images, labels, recipe, seed=seed, **options)
+
+    monkeypatch.setattr(base_model, "train_network", counted)
+    monkeypatch.setattr(experiment, "train_network", counted)
+    folder = run(
+        data, tmp_path / "out", settings=["detection/worst", "removal/worst", "ensembles/worst T=5 p=0.1"], seeds=[0, 1]
+    )
+    known = [
+        method
+        for method in experiment.Vision.methods
+        if method == "none" or method.removesuffix(":all") in ipfast.methods.METHODS
+    ]
+    found = {(row["part"], row["method"], row["seed"]): row["values"] for row in rows(folder)}
+    assert {method for part, method, _ in found if part == "detection"} == set(known) - {"none"}
+    assert {method for part, method, _ in found if part == "removal"} == set(known) & set(experiment.RETRAINED)
+    assert {seed for part, method, seed in found if (part, method) == ("detection", "ip")} == {0}
+    assert {seed for part, method, seed in found if (part, method) == ("detection", "random")} == {0, 1}
+    kept = int(0.95 * 0.9 * TRAIN) + 1  # floor of the share is removed
+    assert {values["kept"] for (part, method, _), values in found.items() if part == "removal" and method != "none"} == {kept}
+    removals = len([method for method in known if method in experiment.RETRAINED]) - 1
+    assert trained == {
+        (base_model.SEED, 270): 1,
+        **{(seed, 270): 1 for seed in (0, 1)},
+        **{(s, kept): removals for s in (0, 1)},
+    }
+    assert {file.name for file in folder.glob("*.png")} == {"detection.png", "removal.png"}
+    before = (folder / "results.jsonl").read_bytes()
+    run(data, tmp_path / "out", settings=["detection/worst", "removal/worst"], seeds=[0, 1])
+    assert (folder / "results.jsonl").read_bytes() == before
+    text = (folder / "tables.md").read_text()
+    for words in ("Which scores find wrong labels", "Points of accuracy above `random`", "T = 5, p = 0.1", "all labels"):
+        assert words in text
+
+
+def test_a_cell_gives_the_same_in_whatever_run(data, tmp_path):
+    """Alone, after others and from files: what a cell finds depends on the cell alone."""
+    cell = Cell("removal", "aggregate", "ip", 1)
+    alone = vision(data, tmp_path / "alone").run(cell)
+    other = vision(data, tmp_path / "other")
+    other.run(Cell("detection", "worst", "self_tracin", 0))
+    other.run(Cell("removal", "aggregate", "random", 1))
+    assert other.run(cell) == alone
+    assert vision(data, tmp_path / "other").run(cell) == alone
+
+
+def test_retraining_starts_alike_for_all_methods(data):
+    """Paired seeds: first parameters do not depend on what was removed."""
+    problem = read_problem(data, "worst")
+    first = []
+    for count in (270, 250):
+        recipe = replace(TINY, epochs=1, schedule="steps", rate=0.0)  # so that it stays where it starts
+        made = training.train_network(
+            problem.images[:count],
+            problem.given[:count],
+            recipe,
+            classes=10,
+            seed=3,
+            device=torch.device("cpu"),
+            progress=False,
+        )
+        first.append([parameter.detach() for parameter in made.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*first, strict=True))
+
+
+def test_the_hold_out_is_clean_stratified_and_apart(data):
+    for level, classes in (("worst", 10), ("cifar100", 100)):
+        problem = read_problem(data, level)
+        assert problem.classes == classes
+        brightness = problem.val[0].mean(axis=(1, 2, 3)) // 25
+        assert np.array_equal(brightness, problem.val[1] % 10)
+        assert 0.2 < problem.wrong.mean() < 0.4
+        assert np.array_equal(problem.images.mean(axis=(1, 2, 3)) // 25, problem.true % 10)
+    labels = np.repeat(np.arange(10), 30)
+    train, val = split(labels, 10)
+    assert np.bincount(labels[val]).tolist() == [3] * 10
+    assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(300))
+
+
+def test_cifar100_is_run_where_its_files_are(data, tmp_path):
+    made = vision(data, tmp_path / "out")
+    assert "cifar100" in made.levels()
+    (data / "cifar-100-binary" / "test.bin").unlink()
+    assert made.levels() == ["aggregate", "random", "worst"]
+    assert all("cifar100" not in cell.setting for cell in made.cells(made.methods, (0,)))
+
+
+def test_missing_and_foreign_files_are_named_before_any_work(data, tmp_path):
+    out = tmp_path / "out"
+    test = data / "cifar-10-batches-bin" / "test_batch.bin"
+    whole = test.read_bytes()
+    test.write_bytes(whole[:-1])
+    with pytest.raises(ipfast.InputError, match=r"experiment: .*184,380 bytes.*test_batch.bin.*binary version"):
+        run(data, out)
+    test.unlink()
+    with pytest.raises(ipfast.MissingFileError, match=r"test_batch.bin.*binary version"):
+        run(data, out)
+    test.write_bytes(whole)
+    (data / "cifar-10n" / "CIFAR-10_human.pt").write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(ipfast.InputError, match=r"CIFAR-10_human.pt.*cifar-10-100n"):
+        run(data, out)
+    assert not out.exists()
+
+
+def test_detection_counts_what_lies_lowest():
+    wrong = np.arange(100) < 20
+    values = torch.arange(100.0)
+    values[0] = 1000.0  # one wrong label scores highest
+    found = detection.detect(ipfast.Scores(values, "ip", "head", "cpp"), wrong, np.arange(100) // 50)
+    assert found["base rate"] == 0.2
+    assert [found[f"precision {share}"] for share in detection.SHARES] == [1.0, 1.0, 1.0]
+    assert found["AUC"] == pytest.approx(19 / 20)
+    assert found["largest class 0.05"] == 1.0
+    assert found["interval 0.05"] == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("convnet", 1.1e6), ("resnet34", 21.3e6)])
+def test_networks_take_bytes_and_end_in_a_linear_layer(name, parameters):
+    made = networks.NETWORKS[name](10).eval()
+    assert sum(parameter.numel() for parameter in made.parameters()) == pytest.approx(parameters, rel=0.03)
+    x = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    before = x.clone()
+    z = made(x)
+    assert z.shape == (2, 10)
+    assert torch.equal(x, before)
+    assert isinstance(made[-1], torch.nn.Linear)
+    assert torch.equal(made[-1](made[:-1](x)), z)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 10, 100])
+def test_checkpoints_and_segments_cover_the_run(epochs):
+    kept = base_model.checkpoint_epochs(epochs)
+    assert kept[-1] == epochs
+    assert kept == sorted(set(kept))
+    segments = [segment for segment in base_model.segment_epochs(epochs) if segment[0] < segment[2]]
+    assert segments[0][0] == 0
+    assert segments[-1][2] == epochs
+    assert all(start < middle <= end for start, middle, end in segments)
+    assert all(one[2] == other[0] for one, other in pairwise(segments))
+
+
+def test_learning_rates_follow_their_schedules():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+
+    def rates(recipe):
+        optimizer = torch.optim.SGD([parameter], recipe.rate)
+        schedule = training._schedule(optimizer, recipe, 2)
+        found = []
+        for _ in range(2 * recipe.epochs):
+            found.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        return found
+
+    cycle = rates(replace(TINY, epochs=20))
+    assert max(cycle) == pytest.approx(0.25)
+    assert cycle[-1] < 1e-4
+    assert rates(replace(training.PAPER, epochs=10)) == pytest.approx([0.1] * 12 + [0.01] * 8)
