@@ -57,7 +57,8 @@ def _travelling(base: BaseModel, problem: Problem, name: str) -> Method:
     if name == "gex":
         points = ipfast.ExtraSGD((problem.images, problem.given), optimizer=_extra_sgd)
         return ipfast.Method(points=points, name=name)
-    segments = segment_epochs(len(base.about["test"]))
+    # A run shorter than three epochs has fewer segments.
+    segments = [segment for segment in segment_epochs(len(base.about["test"])) if segment[2] > segment[0]]
     states = [[base.state(middle), base.state(end)] for _, middle, end in segments]
     rates = [sum(base.about["rates"][start:end]) / (end - start) for start, _, end in segments]
     steps = [(end - start) * base.about["steps"] for start, _, end in segments]
