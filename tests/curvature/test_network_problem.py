@@ -271,6 +271,23 @@ def test_sampled_cotangents_have_the_curvature_of_the_loss_for_covariance(loss):
         outer = torch.einsum("ni,nj->nij", c[:, row], c[:, row])
         error = outer.std(dim=0) / draws**0.5
         assert bool(((outer.mean(dim=0) - expected).abs() <= 4 * error + SOLVE_RELATIVE).all())
+        assert bool((c[:, row].mean(dim=0).abs() <= 4 * c[:, row].std(dim=0) / draws**0.5).all()), "E c = 0"
+
+
+@pytest.mark.parametrize("tokens", ["mean", "sum"])
+def test_sampled_cotangents_of_tokens_carry_the_share_of_the_token(tokens):
+    """E c_t c_tᵀ = share·∂²ℓ_t/∂z², so that the gradients of a sequence have its Gauss-Newton matrix for covariance."""
+    model, x, y = token_problem()
+    network, draws = Network("test", model, CrossEntropy(), tokens=tokens), 3000
+    c = sampled_cotangents(network, {}, x.repeat(draws, 1), y.repeat(draws, 1), torch.Generator().manual_seed(0))
+    c = c.view(draws, *y.shape, 3)
+    assert torch.equal(torch.isnan(c).all(dim=3), (y == -100).expand(draws, -1, -1))
+    p = model(x).softmax(dim=2).detach()
+    for i, t in (y != -100).nonzero().tolist():
+        share = 1 / int((y[i] != -100).sum()) if tokens == "mean" else 1
+        outer = torch.einsum("ni,nj->nij", c[:, i, t], c[:, i, t])
+        expected = share * (p[i, t].diag() - torch.outer(p[i, t], p[i, t]))
+        assert bool(((outer.mean(dim=0) - expected).abs() <= 5 * outer.std(dim=0) / draws**0.5).all()), (i, t)
 
 
 def test_sampled_labels_do_not_depend_on_the_batches_nor_on_the_pass():

@@ -232,7 +232,7 @@ def test_checkpoints_have_factors_of_their_own():
 def test_bf16_is_of_the_query_and_the_scores_and_not_of_the_curvature():
     model, train, val = split("mlp")
     train, val, model = (train[0].float(), train[1]), (val[0].float(), val[1]), model.float()
-    method = Method(curvature=EKFAC(empirical=True, damping=0.1))
+    method = Method(curvature=EKFAC(empirical=True))
     full, narrow = (scored(model, train, val, method=method, precision=precision) for precision in (None, "bf16"))
     assert narrow.stats["curvature"] == full.stats["curvature"]
     assert_relative_to_largest(narrow.values, full.values, AUTOCAST_RELATIVE)
