@@ -7,7 +7,7 @@
 """
 
 from . import curate, impacts, losses, ops
-from .curvature import CG, EKFAC, Arnoldi, DataInf, Exact, Identity, LiSSA, Source
+from .curvature import CG, EKFAC, Arnoldi, DataInf, Exact, Fitted, Identity, LiSSA, Source
 from .dispatch import select_backend
 from .engines import LayerShape, select_engine, select_ensemble
 from .errors import (
@@ -19,6 +19,7 @@ from .errors import (
     NonFiniteError,
     UnavailableError,
 )
+from .fit import fit
 from .impacts import Adversarial, Counterfactual, DemographicParity, EqualOpportunity
 from .methods import Control, Method, combinations
 from .ops import dropout_mask
@@ -45,6 +46,7 @@ __all__ = [
     "Exact",
     "ExtraSGD",
     "Final",
+    "Fitted",
     "Identity",
     "InputError",
     "InputTypeError",
@@ -65,6 +67,7 @@ __all__ = [
     "combinations",
     "curate",
     "dropout_mask",
+    "fit",
     "impacts",
     "losses",
     "ops",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .curvature import CG, EKFAC, Arnoldi, Curvature, DataInf, Exact, Identity, LiSSA, Source
+from .curvature import CG, EKFAC, Arnoldi, Curvature, DataInf, Exact, Fitted, Identity, LiSSA, Source
 from .errors import InputError, InputTypeError
 from .points import Checkpoints, Dropout, ExtraSGD, Final, Points, Segments
 from .registry import Registry, check_choice
@@ -39,15 +39,16 @@ class Method:
                 "not factor at the head. Leave chain out."
             )
 
-        if self.target == "self" and not self.curvature.quadratics:
+        kind = self.curvature.original
+        if self.target == "self" and not kind.quadratics:
             raise InputError(
                 f"Method: expected a curvature that gives self-influence, Identity, Exact, LiSSA, EKFAC, CG or Arnoldi; got "
-                f"{type(self.curvature).__name__}, which needs a query. Use target='val'."
+                f"{type(kind).__name__}, which needs a query. Use target='val'."
             )
-        if isinstance(self.curvature, Source) != isinstance(self.points, Segments):
+        if isinstance(kind, Source) != isinstance(self.points, Segments):
             raise InputError(
                 "Method: expected points=ipfast.Segments(...) and curvature=ipfast.Source() together, since both describe a "
-                f"training run; got {type(self.points).__name__} and {type(self.curvature).__name__}."
+                f"training run; got {type(self.points).__name__} and {type(kind).__name__}."
             )
         if self.bent and self.points.deviation_floor is not None:
             raise InputError(
@@ -61,8 +62,13 @@ class Method:
 
     @property
     def bent(self) -> bool:
-        """Whether there is a curvature, which is fitted to the training data."""
+        """Whether there is a curvature."""
         return not isinstance(self.curvature, Identity)
+
+    @property
+    def needs_train(self) -> bool:
+        """Whether a query needs the training data: a curvature is fitted to it that is not fitted yet."""
+        return self.bent and not isinstance(self.curvature, Fitted)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,9 @@ def combinations() -> list[tuple[type[Points], type[Curvature], str]]:
 
 
 def get_method(where: str, method: Any) -> Method | Control:
-    """The method called `method`, or the object itself."""
+    """The method called `method`, or the object itself; of a fitted curvature that of the final model."""
     if isinstance(method, (Method, Control)):
         return method
+    if isinstance(method, Fitted):
+        return Method(curvature=method, name=type(method.curvature).__name__.lower())
     return METHODS.get(where, method)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .combine import weighted_sum
+from .curvature import Passes
 from .data import Source
 from .engines import PARTS
 from .engines.network import Network, SampleLoss, SampleLosses
@@ -121,6 +122,7 @@ class NetworkRun:
         method: what is scored. impact: what should improve. validation: V; None for target "self" and the controls.
         train: the training data, to which a curvature is fitted.
         check: look, before any work, for what ruins scores silently.
+        passes: how those of a fit are shown and kept.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class NetworkRun:
         train: Source | None = None,
         *,
         check: bool = True,
+        passes: Passes | None = None,
     ) -> None:
         self.job, self.method, self.impact, self.validation, self.check = job, method, impact, validation, check
         if isinstance(method, Method) and method.target == "self" and job.engine == "forward":
@@ -139,7 +142,7 @@ class NetworkRun:
                 f"{job.where}: expected engine='ghost' or 'explicit' for self-influence, which no single derivative gives; got "
                 "'forward'."
             )
-        self.maker = NetworkQueryMaker(method, impact, validation, train) if isinstance(method, Method) else None
+        self.maker = NetworkQueryMaker(method, impact, validation, train, passes) if isinstance(method, Method) else None
         if not isinstance(job.network.loss, Loss) and impact.name != "utility":
             raise InputError(
                 f"{job.where}: expected impact='utility' with a loss (model, batch) -> [B], since others look at logits; "

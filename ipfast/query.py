@@ -229,7 +229,7 @@ def query(
     loss = known_loss(where, loss, params)
     target_impact = get_impact(where, impact)
     require_val(where, chosen, val, target_impact)
-    bent = isinstance(chosen, Method) and chosen.bent
+    bent = isinstance(chosen, Method) and chosen.needs_train
     if bent and train is None:
         raise InputError(
             f"{where}: expected train, the training data to which the curvature of method {chosen.name!r} is fitted; got None."
@@ -252,28 +252,56 @@ def query(
         )
         job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
         return build_network_query(NetworkRun(job, chosen, target_impact, validation, training if bent else None, check=check))
-    finder = training if validation is None else validation.sources[0]
-    first = None if finder is None else lambda: next(iter(finder.batches(size)))[0]
-    last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
-    chosen_loss = default_loss(loss, last.loss, where)
-    engine = HeadEngine(
+    engine = open_head(
         where,
-        last,
-        chosen_loss,
+        model,
+        head=head,
+        finder=training if validation is None else validation.sources[0],
+        loss=loss,
         backend=backend,
         include_bias=include_bias,
         batch_size=size,
         device=target,
         tokens=tokens,
+        check=check,
     )
     for _, argument, source in () if validation is None else validation.passes():
         engine.check(argument, source)
     if training is not None and bent:
         engine.check("train", training)
-    target_impact.check_outputs(where, last.outputs, chosen_loss)
+    target_impact.check_outputs(where, engine.last.outputs, engine.loss)
     if check and validation is not None:
-        check_features(where, last, {"val": validation.sources, "pairs": validation.pairs})
+        check_features(where, engine.last, {"val": validation.sources, "pairs": validation.pairs})
     return build_query(engine, chosen, target_impact, validation, training)
+
+
+def open_head(
+    where: str,
+    model: Any,
+    *,
+    head: str | None,
+    finder: Source | None,
+    loss: str | Loss | SampleLoss,
+    backend: str = "auto",
+    include_bias: bool,
+    batch_size: int,
+    device: torch.device | None,
+    tokens: str,
+    check: bool,
+) -> HeadEngine:
+    """The last layer of a model, found by running it on the first batch of `finder` where `head` does not name it."""
+    first = None if finder is None else lambda: next(iter(finder.batches(batch_size)))[0]
+    last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
+    return HeadEngine(
+        where,
+        last,
+        default_loss(loss, last.loss, where),
+        backend=backend,
+        include_bias=include_bias,
+        batch_size=batch_size,
+        device=device,
+        tokens=tokens,
+    )
 
 
 def check_params(where: str, params: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import dispatch
 from .checks import check_precision, positive_integer, usable_device
+from .curvature import Passes
 from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
 from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
@@ -202,6 +203,7 @@ def score(
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
     queries = stored.queries if stored is not None else None if validation is None else validation.names
+    passes = Passes(where, chosen.name, progress, source.rows)
     if scored != "last":
         if check and validation is not None:
             _warn_of_train(train, val)
@@ -221,7 +223,15 @@ def score(
             assert validation is not None
             validation = require_pairs_fit(where, network, validation)
         made = network_scores(
-            NetworkRun(job, chosen, chosen_impact, validation, source, check=check),
+            NetworkRun(
+                job,
+                chosen,
+                chosen_impact,
+                validation,
+                source,
+                check=check,
+                passes=Passes(where, chosen.name, progress, source.rows),
+            ),
             source,
             stored=None if stored is None else stored.terms,
             about={} if stored is None else stored.stats,
@@ -271,9 +281,9 @@ def score(
     started = time.perf_counter()
     result = Result(combine, keep_members)
     run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)
-    maker = (
-        None if stored is not None or isinstance(chosen, Control) else HeadQueryMaker(chosen, chosen_impact, validation, source)
-    )
+    maker = None
+    if stored is None and isinstance(chosen, Method):
+        maker = HeadQueryMaker(chosen, chosen_impact, validation, source, passes)
     if stored is not None and stored.terms:
         points: Iterable[Point] = [term.point for term in stored.terms]
     else:

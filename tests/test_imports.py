@@ -44,6 +44,7 @@ ALLOWED = {
         "groups",
         "hygiene",
     },
+    "fit": {"query", "groups", "curvature", "methods", "network_score", "impacts", "points", "data", "engines"},  # as query
     "scores": {"data"},  # the readers and writers of score files
     "hygiene": {"losses", "data", "engines"},  # a look at a few samples before a run
     "token_scores": {"engines"},
@@ -51,7 +52,7 @@ ALLOWED = {
     "head_score": {"streaming", "token_scores", "combine", "pairwise", "groups", "terms", "dispatch", "ops", "data", "engines"},
     "network_score": {
         *("streaming", "combine", "groups", "hygiene", "terms", "scores", "losses", "data", "engines"),
-        *("points", "impacts", "methods"),
+        *("curvature", "points", "impacts", "methods"),
     },
     "scorer": {
         *("query", "terms", "groups", "combine", "token_scores", "network_score", "dispatch", "data"),
@@ -59,7 +60,7 @@ ALLOWED = {
     },
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
     "score": {
-        *("query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
+        *("curvature", "query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
         *("hygiene", "losses", "data", "engines", "points", "impacts", "methods"),
     },
     "index": {"query", "scores", "data", "ops"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Arnoldi(Curvature):
     """
 
     quadratics = True
+    stored = True
 
     rank: int = 50
     damping: float = 0.0
@@ -78,6 +80,8 @@ class Arnoldi(Curvature):
 class ArnoldiFactors(Factors):
     """Eigenvectors [K, P] and damped eigenvalues [K]."""
 
+    kind = "arnoldi"
+
     def __init__(self, vectors: Tensor, values: Tensor, stats: dict[str, Any]) -> None:
         self.vectors, self.values, self.stats = vectors, values, stats
 
@@ -90,3 +94,9 @@ class ArnoldiFactors(Factors):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"vectors": self.vectors, "values": self.values}
+
+    @classmethod
+    def restored(
+        cls, where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], stats: dict[str, Any]
+    ) -> ArnoldiFactors:
+        return cls(tensors["vectors"], tensors["values"], stats)

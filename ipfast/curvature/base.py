@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .passes import Passes
+
 
 @dataclass(frozen=True)
 class Part:
@@ -116,6 +118,7 @@ class Problem(ABC):
         parts: the scored parameters. size: P. dtype, device: of vectors.
         layers: those that EKFAC knows; others are diagonal there.
         convex: whether L is convex in them, so that its Hessian has no negative eigenvalue.
+        passes: how passes that sum something up are shown and kept.
         l2: λ of (λ/2)‖θ‖² beside the SUM of the losses, where the model says what it was trained with. penalised: [P], one
             for each entry that the penalty counts.
     """
@@ -128,6 +131,7 @@ class Problem(ABC):
     convex: bool
     l2: float
     penalised: Tensor
+    passes: Passes = Passes()
 
     @property
     def size(self) -> int:
@@ -179,6 +183,8 @@ class Factors(ABC):
     """
 
     stats: dict[str, Any]
+    kind: ClassVar[str] = ""
+    """In files; of factors that need the data no more."""
 
     @abstractmethod
     def solve(self, v: Tensor) -> Tensor:
@@ -188,9 +194,18 @@ class Factors(ABC):
         """⟨g_i, H⁻¹ g_i⟩ [B]."""
         raise NotImplementedError
 
-    def tensors(self) -> dict[str, Tensor] | None:
-        """What was found, by name, where `solve` needs nothing else; None where it needs the data."""
-        return None
+    def tensors(self) -> dict[str, Tensor]:
+        """What was found, by name: all that `solve` needs, beside `described`."""
+        raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """The rest of it, as JSON."""
+        return {}
+
+    @classmethod
+    def restored(cls, where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], stats: dict[str, Any]) -> Factors:
+        """The same factors from what `tensors` and `described` have given."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -201,9 +216,16 @@ class Curvature(ABC):
 
     Attributes:
         quadratics: whether it gives self-influence ⟨g_i, H⁻¹ g_i⟩.
+        stored: whether its factors need the data no more, once they are there, so that they can be kept in a file.
     """
 
     quadratics: ClassVar[bool] = False
+    stored: ClassVar[bool] = False
+
+    @property
+    def original(self) -> Curvature:
+        """Itself; of factors from a file the curvature that they are of."""
+        return self
 
     @abstractmethod
     def fit(self, problem: Problem) -> Factors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class EKFAC(Curvature):
     """
 
     quadratics = True
+    stored = True
 
     damping: float | None = None
     empirical: bool = False
@@ -56,6 +57,10 @@ class EKFAC(Curvature):
                 for index, layer in enumerate(problem.layers):
                     outputs, inputs = covariances[2 * index : 2 * index + 2]
                     bases.append(Basis(_vectors(outputs, problem.where, layer), _vectors(inputs, problem.where, layer)))
+                # Of an interrupted fit those in which it has summed: another computation may turn those of equal eigenvalues.
+                vectors = [matrix for basis in bases for matrix in (basis.output, basis.input)]
+                for _ in problem.passes.over("eigenvectors", vectors, (), len):
+                    pass
             found.append([*problem.second_moments(bases, **options), problem.rest_moments(**options)])
         *moments, rest = _mean(found)
         return EKFACFactors(problem.layers, bases, moments, _loose(problem), rest, self.damping, problem.where)
@@ -89,6 +94,8 @@ def _loose(problem: Problem) -> list[Part]:
 class EKFACFactors(Factors):
     """Bases and second moments of the layers, and of the other parameters their second moments alone."""
 
+    kind = "ekfac"
+
     def __init__(
         self,
         layers: Sequence[Kronecker],
@@ -100,6 +107,7 @@ class EKFACFactors(Factors):
         where: str,
     ) -> None:
         self.layers, self.bases, self.moments, self.loose, self.rest = layers, bases, moments, loose, rest
+        self.damping = damping
         self.dampings = [_damping(damping, moment, where, layer.name) for layer, moment in zip(layers, moments, strict=True)]
         self.loose_dampings = [_damping(damping, rest[part.place], where, part.name) for part in loose]
         names = [layer.name for layer in layers] + [part.name for part in loose]
@@ -138,9 +146,39 @@ class EKFACFactors(Factors):
 
     def tensors(self) -> dict[str, Tensor]:
         found = {"rest": self.rest}
-        for index, (basis, moment) in enumerate(zip(self.bases, self.moments, strict=True)):
-            found |= {f"{index}.output": basis.output, f"{index}.input": basis.input, f"{index}.moments": moment}
+        for index, (basis, moments) in enumerate(zip(self.bases, self.moments, strict=True)):
+            found |= {f"{index}.outputs": basis.output, f"{index}.inputs": basis.input, f"{index}.moments": moments}
         return found
+
+    def described(self) -> dict[str, Any]:
+        layers = [
+            {
+                **vars(layer),
+                "weight": [layer.weight.start, layer.weight.stop],
+                "bias": None if layer.bias is None else [layer.bias.start, layer.bias.stop],
+            }
+            for layer in self.layers
+        ]
+        return {"layers": layers, "loose": [vars(part) for part in self.loose], "damping": self.damping}
+
+    @classmethod
+    def restored(
+        cls, where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], stats: dict[str, Any]
+    ) -> EKFACFactors:
+        layers = [
+            Kronecker(
+                **{
+                    **layer,
+                    "weight": slice(*layer["weight"]),
+                    "bias": None if layer["bias"] is None else slice(*layer["bias"]),
+                }
+            )
+            for layer in about["layers"]
+        ]
+        bases = [Basis(tensors[f"{index}.outputs"], tensors[f"{index}.inputs"]) for index in range(len(layers))]
+        moments = [tensors[f"{index}.moments"] for index in range(len(layers))]
+        loose = [Part(**part) for part in about["loose"]]
+        return cls(layers, bases, moments, loose, tensors["rest"], about["damping"], where)
 
 
 def _damping(damping: float | None, moments: Tensor, where: str, name: str) -> float:

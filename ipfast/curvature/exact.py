@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ class Exact(Curvature):
     """
 
     quadratics = True
+    stored = True
 
     l2: float | None = None
     damping: float | str = "auto"
@@ -99,6 +101,8 @@ class Exact(Curvature):
 class CholeskyFactors(Factors):
     """H = L Lᵀ."""
 
+    kind = "cholesky"
+
     def __init__(self, factor: Tensor, stats: dict[str, Any]) -> None:
         self.factor, self.stats = factor, stats
 
@@ -116,6 +120,12 @@ class CholeskyFactors(Factors):
     def tensors(self) -> dict[str, Tensor]:
         return {"cholesky": self.factor}
 
+    @classmethod
+    def restored(
+        cls, where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], stats: dict[str, Any]
+    ) -> CholeskyFactors:
+        return cls(tensors["cholesky"], stats)
+
 
 class EigenFactors(Factors):
     """H⁻¹ = U diag(1/λ) Uᵀ on the span of U.
@@ -123,6 +133,8 @@ class EigenFactors(Factors):
     Args:
         where: the calling function, to warn of queries outside that span; None: no warning.
     """
+
+    kind = "eigenvectors"
 
     def __init__(self, vectors: Tensor, values: Tensor, stats: dict[str, Any], where: str | None = None) -> None:
         self.vectors, self.values, self.stats, self.where = vectors, values, stats, where
@@ -148,3 +160,12 @@ class EigenFactors(Factors):
 
     def tensors(self) -> dict[str, Tensor]:
         return {"vectors": self.vectors, "values": self.values}
+
+    def described(self) -> dict[str, Any]:
+        return {"warns": self.where is not None}
+
+    @classmethod
+    def restored(
+        cls, where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], stats: dict[str, Any]
+    ) -> EigenFactors:
+        return cls(tensors["vectors"], tensors["values"], stats, where if about["warns"] else None)

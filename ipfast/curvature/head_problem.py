@@ -116,7 +116,7 @@ class HeadProblem(Problem):
         inputs = torch.zeros(self.layers[0].columns, self.layers[0].columns, dtype=torch.float64, device=self.device)
         outputs = torch.zeros(self.outputs, self.outputs, dtype=torch.float64, device=self.device)
         d = self.width
-        for h, y, diagonal, rank in self._curvatures():
+        for h, y, diagonal, rank in self.passes.over("covariances", (outputs, inputs), self._curvatures(), _rows):
             inputs[:d, :d] += (h.T @ h).to(inputs)
             if self._ones:
                 sums = h.sum(dim=0).to(inputs)
@@ -136,7 +136,7 @@ class HeadProblem(Problem):
         (basis,) = bases
         total = torch.zeros(self.outputs, self.layers[0].columns, dtype=torch.float64, device=self.device)
         turned = basis.output.T
-        for h, y, diagonal, rank in self._curvatures():
+        for h, y, diagonal, rank in self.passes.over("second moments", (total,), self._curvatures(), _rows):
             if empirical:
                 m = (turned.to(h) @ self._residual(h, y)).square()
             else:
@@ -153,7 +153,7 @@ class HeadProblem(Problem):
         """C² blocks Hᵀ diag(∂²ℓ/∂z_c ∂z_c') H, of which the lower ones are mirrored."""
         columns, c = self.layers[0].columns, self.outputs
         total = torch.zeros(c, columns, c, columns, dtype=torch.float64, device=self.device)
-        for h, _, diagonal, rank in self._curvatures():
+        for h, _, diagonal, rank in self.passes.over("Hessian", (total,), self._curvatures(), _rows):
             full = (torch.cat([h, h.new_ones(len(h), 1)], dim=1) if self._ones else h).double()
             for first in range(c):
                 for second in range(first + 1):
@@ -280,6 +280,10 @@ class HeadGradients(Gradients):
 
     def scaled_squares(self, scale: Tensor) -> Tensor:
         return self.h.new_zeros(self.count)  # the head is a layer
+
+
+def _rows(block: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> int:
+    return len(block[0])
 
 
 def _squares(h: Tensor) -> Tensor:

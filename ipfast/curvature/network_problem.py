@@ -123,7 +123,7 @@ class NetworkProblem(Problem):
     def dense(self, *, ggn: bool = False) -> Tensor:
         """A row a parameter: for few of them."""
         out = torch.empty(self.size, self.size, dtype=torch.float64, device=self.device)
-        for first in range(0, self.size, DENSE_ROWS):
+        for first in self.passes.over("rows of the Hessian", (out,), range(0, self.size, DENSE_ROWS), lambda _: 1):
             rows = torch.arange(first, min(first + DENSE_ROWS, self.size), device=self.device)
             unit = torch.zeros(len(rows), self.size, dtype=torch.float64, device=self.device)
             unit[torch.arange(len(rows), device=self.device), rows] = 1
@@ -142,7 +142,8 @@ class NetworkProblem(Problem):
             tuple(torch.zeros(n, n, dtype=torch.float64, device=self.device) for n in (block.rows, block.columns))
             for block in self.layers
         ]
-        for gradients in self._fisher(empirical=empirical, seed=seed):
+        sums = [matrix for pair in found for matrix in pair]
+        for gradients in self._fisher("covariances", sums, empirical=empirical, seed=seed):
             for index, layer in enumerate(self._layers):
                 calls = gradients.matrix(layer) if layer.group == 0 else None
                 for _, a, b in () if calls is None else calls.positions():
@@ -156,7 +157,7 @@ class NetworkProblem(Problem):
         """The moments of the other parameters are taken in the same pass and kept for `rest_moments`."""
         found = [torch.zeros(block.rows, block.columns, dtype=torch.float64, device=self.device) for block in self.layers]
         rest = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-        for gradients in self._fisher(empirical=empirical, seed=seed):
+        for gradients in self._fisher("second moments", [*found, rest], empirical=empirical, seed=seed):
             for index, layer in enumerate(self._layers):
                 calls = gradients.matrix(layer) if layer.group == 0 else None
                 for _, a, b in () if calls is None else calls.positions():
@@ -170,16 +171,16 @@ class NetworkProblem(Problem):
     def rest_moments(self, *, empirical: bool, seed: int) -> Tensor:
         if self._rest is None or self._rest[0] != (empirical, seed):
             rest = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-            for gradients in self._fisher(empirical=empirical, seed=seed):
+            for gradients in self._fisher("other moments", [rest], empirical=empirical, seed=seed):
                 gradients.moments(rest)
             self._rest = (empirical, seed), rest / self.samples
         return self._rest[1]
 
-    def _fisher(self, *, empirical: bool, seed: int) -> Iterator[NetworkGradients]:
+    def _fisher(self, stage: str, sums: Sequence[Tensor], *, empirical: bool, seed: int) -> Iterator[NetworkGradients]:
         """The gradients of the batches at labels of the data, or at labels of the model's own, the same ones in each pass."""
         generator = torch.Generator().manual_seed(seed)
         engine = self.engine if empirical else self.engine.over(self.network.measured_by(GivenCotangent(), "sum"))
-        for _, inputs, labels in self._batches():
+        for _, inputs, labels in self.passes.over(stage, sums, self._batches(), _rows, generator=generator):
             wanted = labels if empirical else sampled_cotangents(self.network, self.at, inputs, labels, generator)
             yield self._gradients(engine, inputs, wanted)
 
@@ -215,3 +216,7 @@ class NetworkProblem(Problem):
                 f"{self.where}: expected parameters in float32 or float64 for products with the Hessian; {narrow} is "
                 f"{self.network.parameters[narrow].dtype}. Convert the model with model.float(), or use EKFAC or DataInf."
             )
+
+
+def _rows(batch: tuple[int, Any, Any]) -> int:
+    return samples(batch[1]) or 1

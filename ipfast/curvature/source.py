@@ -30,6 +30,8 @@ class Source(Curvature):
     Source: arXiv 2405.12186.
     """
 
+    stored = True
+
     empirical: bool = False
     seed: int = 0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +32,10 @@ class Group:
     points: list[Point]
     members: list[Member]
     choice: EnsembleChoice
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """While the points are met: nothing is edited for them."""
+        return nullcontext()
 
 
 def groups(engine: HeadEngine, points: Iterable[Point]) -> Iterator[Group]:

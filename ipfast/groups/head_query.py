@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..curvature import HeadProblem
+from ..curvature import HeadProblem, fingerprint
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
 from ..points import Mask
@@ -124,6 +124,10 @@ class HeadQueryMaker(QueryMaker[Group]):
     def _dots(self, group: Group, validation: Validation) -> list[Dot]:
         pairs = zip(group.points, self._gradients(group, validation), strict=True)
         return [Dot(point.weight, point, g, gb if group.engine.include_bias else None) for point, (g, gb) in pairs]
+
+    def key(self, group: Group, index: int) -> str:
+        member = group.members[index]
+        return fingerprint({"weight": member.dense()} | ({} if member.bias is None else {"bias": member.bias}))
 
     def _problem(self, group: Group, index: int) -> HeadProblem:
         assert self.train is not None  # score and query have asked for it

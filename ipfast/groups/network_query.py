@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curvature import NetworkProblem
+from ..curvature import NetworkProblem, fingerprint
 from ..engines.network import Parameters, gradients_of
 from ..engines.outputs import rows_of, samples
 from ..errors import InputError
@@ -75,6 +75,10 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
     def _dots(self, group: NetworkGroup, validation: Validation) -> list[NetworkDot]:
         pairs = zip(group.points, group.parameters, strict=True)
         return [NetworkDot(p.weight, p, self._gradients(NetworkGroup(group.job, [p], [at]), validation)) for p, at in pairs]
+
+    def key(self, group: NetworkGroup, index: int) -> str:
+        network = group.job.network
+        return fingerprint({**network.every(), **network.buffers(), **group.parameters[index]})
 
     def _problem(self, group: NetworkGroup, index: int) -> NetworkProblem:
         assert self.train is not None  # score and query have asked for it

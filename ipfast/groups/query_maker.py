@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import data
-from ..curvature import Factors, Problem, Source
+from ..curvature import EKFACFactors, Factors, Fitted, Passes, Problem, Source, fingerprint_of_all
 from ..errors import InputError
 from ..impacts import Impact
 from ..methods import Method
@@ -38,31 +38,39 @@ class QueryMaker(ABC, Generic[G]):
         method: what is scored.
         impact: what should improve.
         validation: V; None for target "self".
-        train: the training data, to which a curvature is fitted.
+        train: the training data, to which a curvature is fitted; None: no curvature, or one that is fitted.
+        passes: how those of the fit are shown and kept.
 
     Attributes:
         stats: the query's norm, M, seconds.
     """
 
-    def __init__(self, method: Method, impact: Impact, validation: Validation | None, train: data.Source | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        impact: Impact,
+        validation: Validation | None,
+        train: data.Source | None = None,
+        passes: Passes | None = None,
+    ) -> None:
         self.method, self.impact, self.validation, self.train = method, impact, validation, train
+        self.passes = passes or Passes()
         self.stats: dict[str, Any] = {}
         self._base_loss: Tensor | None = None
         self._ahead: list[Term] = []  # of the points to come, where all of them are needed for the first
 
     def prepare(self, groups: Callable[[], Iterator[G]]) -> None:
         """Make, before any group is met, what needs all points at once; `groups` goes through them anew with each call."""
-        curvature, points = self.method.curvature, self.method.points
+        curvature, points = self.method.curvature.original, self.method.points
         if not isinstance(curvature, Source) or not isinstance(points, Segments):
             return
         started = time.perf_counter()
         assert self.validation is not None  # Source has no self-influence
         *_, group = groups()  # the trained model is the last of all
         last = self._dots(group, self.validation)[-1]
-        times = points.times()
-        segments = [partial(self._problems, groups, number) for number in range(len(times))]
-        factors = [curvature.fit_segment(problems) for problems in segments]
-        queries, about = curvature.unrolled(factors, times, self._flat(last))
+        v = self._flat(last)
+        factors = list(self.segments(groups, v.device))
+        queries, about = curvature.unrolled(factors, points.times(), v)
         self.stats["curvature"] = [{"name": "Source", "of": {"segments": about}}]
         self._ahead = [
             replace(self._unflattened(last, queries[point.segment]), point=point, weight=point.weight)
@@ -71,11 +79,34 @@ class QueryMaker(ABC, Generic[G]):
         ]
         self.stats["curvature_seconds"] = time.perf_counter() - started
 
+    def segments(self, groups: Callable[[], Iterator[G]], device: torch.device) -> Iterator[EKFACFactors]:
+        """The factors of each segment of a training run."""
+        curvature, points = self.method.curvature, self.method.points
+        assert isinstance(points, Segments)
+        for number in range(len(points.times())):
+            if isinstance(curvature, Fitted):
+                found = curvature.at("query", self.key_of_segment(groups, number), device)
+                assert isinstance(found, EKFACFactors)
+                yield found
+            else:
+                assert isinstance(curvature, Source)
+                yield curvature.fit_segment(partial(self._problems, groups, number))
+
+    def key_of_segment(self, groups: Callable[[], Iterator[G]], segment: int) -> str:
+        """The fingerprint of all models of a segment."""
+        return fingerprint_of_all(self.key(group, index) for group, index in _of_segment(groups, segment))
+
     def _problems(self, groups: Callable[[], Iterator[G]], segment: int) -> Iterator[Problem]:
-        for group in groups():
-            for index, point in enumerate(group.points):
-                if point.segment == segment:
-                    yield self._problem(group, index)
+        return (self.problem(group, index) for group, index in _of_segment(groups, segment))
+
+    def problem(self, group: G, index: int) -> Problem:
+        """The training loss at a point of a group."""
+        made = self._problem(group, index)
+        made.passes = self.passes
+        if self.passes.journal is not None:
+            # A model may be of two segments, whose factors are sums over all their models.
+            made.passes = self.passes.at(f"{group.points[index].segment}.{self.key(group, index)}")
+        return made
 
     def terms(self, group: G) -> list[Term]:
         """The term of each point of a group."""
@@ -86,7 +117,10 @@ class QueryMaker(ABC, Generic[G]):
         if self.validation is None:
             if floor is not None:
                 return [LossDeviation(point.weight, point, None, floor) for point in group.points]
-            return [Quadratic(point.weight, point, *self._fitted(group, index)) for index, point in enumerate(group.points)]
+            return [
+                Quadratic(point.weight, point, *(self._fitted(group, index) if self.method.bent else ()))
+                for index, point in enumerate(group.points)
+            ]
         started = time.perf_counter()
         made = []
         if floor is not None:
@@ -102,27 +136,31 @@ class QueryMaker(ABC, Generic[G]):
         self.stats["query_seconds"] = self.stats.get("query_seconds", 0.0) + time.perf_counter() - started
         return made
 
-    def _fitted(self, group: G, index: int) -> tuple[Factors | None, Problem | None]:
-        """The curvature at a point of a group."""
-        if not self.method.bent:
-            return None, None
+    def _fitted(self, group: G, index: int, v: Tensor | None = None) -> tuple[Factors, Problem | None]:
+        """The curvature at a point of a group, to solve v; without v for self-influence, which needs the problem too."""
+        curvature = self.method.curvature
         started = time.perf_counter()
-        problem = self._problem(group, index)
-        factors = self.method.curvature.fit(problem)
+        fitted = isinstance(curvature, Fitted)
+        problem = None if fitted and v is not None else self.problem(group, index)
+        if isinstance(curvature, Fitted):
+            device = problem.device if v is None and problem is not None else v.device  # type: ignore[union-attr]
+            factors = curvature.at("query", self.key(group, index), device)
+        else:
+            assert problem is not None
+            factors = curvature.fit(problem)
         self._tell_curvature(factors, time.perf_counter() - started)
         return factors, problem
 
     def _solved(self, group: G, index: int, dot: Term) -> Term:
         """The same term with H⁻¹ times its query."""
-        factors, problem = self._fitted(group, index)
-        assert factors is not None
-        assert problem is not None
+        v = self._flat(dot)
+        factors, _ = self._fitted(group, index, v)
         started = time.perf_counter()
-        solved = factors.solve(self._flat(dot))
+        solved = factors.solve(v)
         self.stats["curvature_seconds"] += time.perf_counter() - started
         if not bool(torch.isfinite(solved).all()):
             raise InputError(
-                f"{problem.where}: expected a finite solution of {type(self.method.curvature).__name__}; got NaN or infinity. "
+                f"query: expected a finite solution of {type(self.method.curvature.original).__name__}; got NaN or infinity. "
                 "Pass a larger damping."
             )
         return self._unflattened(dot, solved)
@@ -131,7 +169,11 @@ class QueryMaker(ABC, Generic[G]):
         """Record what was fitted; the statistics are the factors' own, which tell more once they have solved."""
         self.stats["curvature_seconds"] = self.stats.get("curvature_seconds", 0.0) + seconds
         known = self.stats.setdefault("curvature", [])
-        known.append({"name": type(self.method.curvature).__name__, "of": factors.stats})
+        known.append({"name": type(self.method.curvature.original).__name__, "of": factors.stats})
+
+    @abstractmethod
+    def key(self, group: G, index: int) -> str:
+        """The fingerprint of the model at a point of a group."""
 
     @abstractmethod
     def _problem(self, group: G, index: int) -> Problem:
@@ -190,3 +232,11 @@ class QueryMaker(ABC, Generic[G]):
         before = self.stats.get("query_norm", [])
         norms = [*(before if isinstance(before, list) else [before]), *norms]
         self.stats["query_norm"] = norms[0] if len(norms) == 1 else norms
+
+
+def _of_segment(groups: Callable[[], Iterator[G]], segment: int) -> Iterator[tuple[G, int]]:
+    """(group, place in it) of the points of a segment."""
+    for group in groups():
+        for index, point in enumerate(group.points):
+            if point.segment == segment:
+                yield group, index

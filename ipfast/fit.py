@@ -1,0 +1,147 @@
+"""A curvature fitted to the training data once, for any number of queries."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from .checks import positive_integer, usable_device
+from .curvature import Factors, Fitted, Journal, Kept, Passes
+from .data import open_source
+from .data.writers import check_output
+from .engines import TOKENS
+from .errors import InputError
+from .groups import HeadQueryMaker, NetworkJob, groups
+from .impacts import get_impact
+from .methods import Control, Method, get_method
+from .network_score import NetworkRun, open_network
+from .points import Segments
+from .query import BATCH_SIZE, check_params, default_loss, known_loss, open_head, trainable
+from .registry import check_choice
+
+
+@torch.inference_mode(False)  # in which nothing has derivatives
+def fit(
+    model: Any,
+    train: Any,
+    *,
+    method: str | Method = "ekfac",
+    loss: Any = "auto",
+    params: str | Sequence[str] = "last",
+    head: str | None = None,
+    include_bias: bool = True,
+    check: bool = True,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    tokens: str = "mean",
+    labels_key: str = "labels",
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Fit the curvature of a method to the training data, and keep its factors for queries to come.
+
+    Args:
+        model, train, loss, params, head, include_bias, check, batch_size, device, tokens, labels_key: as in `ipfast.score`.
+        method: one whose curvature is Exact, EKFAC, Arnoldi or Source. The others solve anew for every query, so there is
+            nothing to keep but the query: see `ipfast.query` and `Query.save`.
+        out: .safetensors path for the factors. Beside it, at the same path with the ending .part, lies what has been summed so
+            far, written every minute: the same call goes on with it when it was interrupted, and removes it in the end.
+        progress: show a bar with rate and remaining time on passes over a second.
+
+    Returns:
+        A Fitted: pass it to `ipfast.score`, `ipfast.query` or `Scorer` as the method, with any val and impact. Its factors go
+        with the parameters that they were fitted at, and other ones are refused.
+
+    Raises:
+        InputError, InputTypeError, MissingFileError: an argument does not fit; nothing has been computed or written.
+
+    >>> linear = torch.nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    >>> h, y = torch.eye(2, dtype=torch.float64), torch.tensor([0, 1])
+    >>> fitted = fit(linear, (h, y), method="exact", progress=False)
+    >>> scores = __import__("ipfast").score(linear, (h, y), (h, y), method=fitted, progress=False)
+    >>> scores.method
+    'exact'
+    """
+    where = "fit"
+    chosen = _storable(where, get_method(where, method))
+    check_params(where, params)
+    check_choice(where, "tokens", tokens, TOKENS)
+    size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
+    loss = known_loss(where, loss, params)
+    output = None if out is None else check_output(where, "out", out, (".safetensors",))
+    target = usable_device(where, device)
+    source = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
+    journal = None
+    if output is not None:
+        about = {"curvature": repr(chosen.curvature), "params": params, "loss": str(loss), "samples": source.rows}
+        journal = Journal(where, output.with_suffix(".part"), json.dumps(about, default=list))
+    passes = Passes(where, chosen.name, progress, source.rows, journal)
+    impact = get_impact(where, "utility")
+    if params == "last":
+        engine = open_head(
+            where,
+            model,
+            head=head,
+            finder=source,
+            loss=loss,
+            include_bias=include_bias,
+            batch_size=size,
+            device=target,
+            tokens=tokens,
+            check=check,
+        )
+        engine.check("train", source)
+        maker: Any = HeadQueryMaker(chosen, impact, None, source, passes)
+        kept = _kept(chosen, maker, lambda: groups(engine, chosen.points.points(trainable(engine))))
+    else:
+        network = open_network(
+            where,
+            model,
+            default_loss(loss, None, where),
+            params=params,
+            tokens=tokens,
+            precision=None,
+            device=target,
+            check=check,
+        )
+        job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
+        run = NetworkRun(job, chosen, impact, None, source, check=check, passes=passes)
+        kept = _kept(chosen, run.maker, lambda: run.groups(None))
+    fitted = Fitted(chosen.curvature, kept)
+    if output is not None:
+        fitted.save(output)
+    if journal is not None:
+        journal.remove()
+    return fitted
+
+
+def _storable(where: str, method: Method | Control) -> Method:
+    """Refuse a method without factors that can be kept."""
+    if isinstance(method, Control) or not method.curvature.stored:
+        name = method.name if isinstance(method, Control) else type(method.curvature).__name__
+        raise InputError(
+            f"{where}: expected a method whose curvature is Exact, EKFAC, Arnoldi or Source; got {name}, which leaves no "
+            "factors to keep. Keep its query instead: ipfast.query(...).save(path)."
+        )
+    return method
+
+
+def _kept(method: Method, maker: Any, groups: Callable[[], Iterator[Any]]) -> dict[str, Kept]:
+    """The factors at each point, or of each segment."""
+    if isinstance(method.points, Segments):
+        segments = enumerate(maker.segments(groups, torch.device("cpu")))
+        return {maker.key_of_segment(groups, number): _packed(factors) for number, factors in segments}
+    kept = {}
+    for group in groups():
+        with group.entered():
+            for index in range(len(group.points)):
+                kept[maker.key(group, index)] = _packed(method.curvature.fit(maker.problem(group, index)))
+    return kept
+
+
+def _packed(factors: Factors) -> Kept:
+    return Kept(factors.kind, factors.tensors(), factors.described(), factors.stats)
