@@ -60,8 +60,8 @@ ALLOWED = {
     },
     # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
     "score": {
-        *("curvature", "query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
-        *("hygiene", "losses", "data", "engines", "points", "impacts", "methods"),
+        *("query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
+        *("curvature", "hygiene", "losses", "data", "engines", "points", "impacts", "methods"),
     },
     "index": {"query", "scores", "data", "ops"},
     "curate": {"scores", "data", "combine", "query", "terms", "losses"},  # relabel reads a query, combine adds up ranks

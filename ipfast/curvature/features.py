@@ -69,8 +69,10 @@ class Rows:
                 seen += len(h)
             assert isinstance(y, Tensor)
             rows += len(h)
-            # Summed, so that NaN of one entry shows; which row it is is told by the engine.
-            self.engine.require_finite("train", start, h, h.sum(dim=1), labels if isinstance(labels, TokenLabels) else None)
+            if self._samples is None:
+                # Summed, so that NaN of one entry shows; which row it is is told by the engine.
+                tokens = labels if isinstance(labels, TokenLabels) else None
+                self.engine.require_finite("train", start, h, h.sum(dim=1), tokens)
             if self._held is not None:
                 h = h.clone()  # the engine's blocks share a buffer
                 held += h.nbytes

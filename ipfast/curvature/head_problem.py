@@ -246,7 +246,7 @@ class HeadGradients(Gradients):
             # One product with both: the features are read once.
             zu = torch.cat([p.weight.to(h), matrix]) @ h.T
             z = zu[: p.outputs] if p.bias is None else zu[: p.outputs].add_(p.bias.to(h)[:, None])
-            self._r, u = p.loss.residual(z.T.contiguous(), self.y).T.contiguous(), zu[p.outputs :]
+            self._r, u = p.loss.residual(z.T, self.y).T.contiguous(), zu[p.outputs :]
         else:
             u = matrix @ h.T
         parts = [torch.linalg.vecdot(u.view(len(v), p.outputs, -1), self.r, dim=1).T]

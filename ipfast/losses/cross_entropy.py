@@ -12,6 +12,9 @@ from ..ops import labels as accepted
 from .base import Loss, as_argument, check_length, class_vector, like
 from .registry import LOSSES
 
+SHORT_ROW = 32
+"""Classes up to which a row is short beside the vectors of a processor."""
+
 
 class CrossEntropy(Loss):
     """ℓ = −Σ_c t_c log softmax(z)_c, residual r = (Σt) softmax(z) − t, as torch.nn.CrossEntropyLoss(reduction="none").
@@ -85,7 +88,7 @@ class CrossEntropy(Loss):
     def residual(self, z: Tensor, labels: Tensor) -> Tensor:
         # r_y = −Σ_{c≠y} r_c, because p_y − 1 loses everything where p_y rounds to one; y is the label or the largest target.
         z, labels, ignored = self._counted(z, labels)
-        p = z.softmax(dim=1)
+        p = softmax(z)
         if labels.dim() == 2:
             t = self._soft(z, labels)
             r, y = t.sum(dim=1, keepdim=True) * p - t, t.argmax(dim=1, keepdim=True)
@@ -99,7 +102,7 @@ class CrossEntropy(Loss):
 
     def hessian(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         z, labels, ignored = self._counted(z, labels)
-        p = z.softmax(dim=1)
+        p = softmax(z)
         if labels.dim() == 2:
             total = self._soft(z, labels).sum(dim=1)
         else:
@@ -128,6 +131,13 @@ class CrossEntropy(Loss):
         w = z.new_ones(z.shape[1]) if self.weight is None else like(self.weight, z)
         shared = self.label_smoothing / z.shape[1] * w if self.label_smoothing else None
         return (1 - self.label_smoothing) * w[y], shared
+
+
+def softmax(z: Tensor) -> Tensor:
+    """The softmax of every row; of short rows on a CPU down the columns of the transpose, which torch does ten times faster."""
+    if z.device.type == "cpu" and z.shape[1] <= SHORT_ROW:
+        return z.T.contiguous().softmax(dim=0).T
+    return z.softmax(dim=1)
 
 
 LOSSES.add(CrossEntropy.form, CrossEntropy)
