@@ -290,6 +290,15 @@ def test_restore_can_be_repeated_after_a_failure(operation, when, call):
     assert torch.equal(bits(parameter), before)
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler, which a process that was started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("operation", ["index_select", "index_fill_", "index_copy_", "copy_"])
 def test_ctrl_c_waits_while_parameters_are_edited(operation):
     """Struck in the middle of apply() or restore(), it is told when all bits are back."""
@@ -307,6 +316,7 @@ def test_ctrl_c_waits_while_parameters_are_edited(operation):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_inside_strikes_at_once():
     parameter = every_bit_pattern(torch.float32, (12, 10))
     before, handler = bits(parameter), signal.getsignal(signal.SIGINT)
@@ -319,6 +329,7 @@ def test_ctrl_c_inside_strikes_at_once():
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_at_any_time():
     parameter = every_bit_pattern(torch.float32, (40, 50))
     before, masks = bits(parameter), {"w": mask_of(parameter)}
