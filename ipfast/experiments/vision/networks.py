@@ -16,13 +16,12 @@ class Pixels(nn.Module):
 
 
 def convnet(classes: int) -> nn.Sequential:
-    """1.1 million parameters: a 2×2 stem, three blocks of two convolutions, the mean over places, and a linear head."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 24, 2, stride=2), nn.ReLU()]
+    """1.1 million parameters: a 2×2 stem, three blocks of two 3×3 convolutions, the mean over places, and a linear head."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 24, 2), nn.ReLU()]
     width = 24
     for wider in (32, 128, 256):
-        for inputs in (width, wider):
-            layers += [nn.Conv2d(inputs, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
-        layers.append(nn.MaxPool2d(2))
+        layers += [nn.Conv2d(width, wider, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(wider), nn.ReLU()]
+        layers += [nn.Conv2d(wider, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
         width = wider
     return nn.Sequential(Pixels(), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
 
