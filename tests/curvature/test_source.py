@@ -143,3 +143,24 @@ def test_tda_without_its_segments_says_what_to_pass():
     problem = linear_problem()
     with pytest.raises(ipfast.InputError, match="expected the segments of the training run for method 'tda'"):
         ipfast.score(problem.model, problem.train, problem.val, method="tda", progress=False)
+
+
+def test_a_network_of_one_layer_is_a_head():
+    problem = linear_problem()
+    state = problem.model.state_dict()
+    states = [[{name: 0.9 * value for name, value in state.items()}], [state]]
+    method = Method(ipfast.Segments(states, [0.02, 0.01], [30, 50], 0.5), ipfast.Source(empirical=True))
+    last, every = (
+        ipfast.score(problem.model, problem.train, problem.val, method=method, params=params, progress=False).values
+        for params in ("last", "all")
+    )
+    assert_relative_to_largest(every, last, SOLVE_RELATIVE)
+
+
+def test_a_short_segment_of_a_network_is_tracin():
+    problem = network_problem()
+    state = problem.model.state_dict()
+    method = Method(ipfast.Segments([[state]], [1e-9], [3]), ipfast.Source())
+    got = ipfast.score(problem.model, problem.train, problem.val, method=method, params="all", progress=False).values
+    ip = ipfast.score(problem.model, problem.train, problem.val, params="all", progress=False).values
+    assert_relative_to_largest(got, 3e-9 * ip, 1e-6)
