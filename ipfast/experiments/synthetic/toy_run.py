@@ -24,8 +24,8 @@ from .oracle import Solved, query, solve
 from .toys import make_toy
 
 SELF_STEPS = 100
-"""Of LiSSA at the moons, where every sample has a series of its own. None of them has converged after a thousand steps either: the
-largest eigenvalue there is some thousand times the damping."""
+"""Of LiSSA at the moons, where every sample has a series of its own. None of them has converged after a thousand steps either:
+the largest eigenvalue there is some thousand times the damping."""
 
 
 @contextmanager
