@@ -317,7 +317,7 @@ def methods(
             repeats=repeats,
             child_memory=None,
         )
-        stages = {name: problem.scores(name).stats for name in case.METHODS}
+        stages = {name: problem.scores(method).stats for name, method in case.METHODS.items()}
         _tell(found, methods_report.terminal(found, stages), record)
         if record:
             methods_report.chart(found, results.RESULTS / f"methods_{number}.png")
