@@ -93,6 +93,7 @@ CURATIONS: dict[str, Callable[[Problem, ipfast.Scores], Defended]] = {
     "reweight-softmax": partial(_reweight, temperature=1.0),
 }
 """Section 7's three; and of reweighting two other readings: no weight above CLIP, and the softmax of the scores as they are."""
+OF_THE_PAPER = ("trim", "relabel", "reweight")
 
 
 def train(problem: Problem) -> LogisticRegression:

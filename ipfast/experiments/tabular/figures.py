@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from ..cells import Records, by_seed
 from ..figures import CONTROLS, FAINT, INK, RIGHT, WRONG, draw_differences, name_rows, panels, save
 from ..intervals import paired
-from .problem import SETTINGS, data_of
+from .defence import OF_THE_PAPER
+from .problem import ORIGIN, SETTINGS, data_of
 
 COLUMNS = 4
-WHOLE = ("trim", "relabel", "reweight")
 
 
 def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Path]:
@@ -21,9 +21,10 @@ def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Pat
     trimmed = [setting for setting in SETTINGS if any(cell[:2] == ("trim", setting) for cell in records)]
     if trimmed:
         yield _boxes(records, trimmed, methods, folder / "figure-6.png")
-    for ending, name in (("", "differences.png"), ("-origin", "differences-origin.png")):
+    for ending, name in (("", "differences.png"), (ORIGIN, f"differences{ORIGIN}.png")):
         settings = [setting for setting in SETTINGS if (data_of(setting).name + ending) == setting]
-        known = [setting for setting in settings if any(cell.setting == setting and cell.part in WHOLE for cell in records)]
+        found = {cell.setting for cell in records if cell.part in OF_THE_PAPER}
+        known = [setting for setting in settings if setting in found]
         if known:
             yield _differences(records, known, methods, folder / name)
 
@@ -47,13 +48,14 @@ def _boxes(records: Records, settings: Sequence[str], methods: Sequence[str], fi
         for place, (name, values) in enumerate(found.items()):
             quiet = name in CONTROLS or name in attack or name in ("before", "after")
             _box(axis, place, [100 * value for value in values.values()], FAINT if quiet else RIGHT)
+        left, right = axis.get_xlim()
         for name, colour in (("post", INK), ("majority", WRONG)):
-            if attack[name]:
-                value = 100 * sum(attack[name].values()) / len(attack[name])
+            value = 100 * sum(attack[name].values()) / max(1, len(attack[name]))
+            if left < value < right:  # a commonest label that is far off would press the boxes together
                 axis.axvline(value, color=colour, linewidth=1, linestyle=":" if name == "post" else "--", zorder=0)
         name_rows(axis, list(found))
         axis.set(title=_title(setting), xlabel="accuracy on the attacked test set, %")
-    note = "dotted: the mean without defence; dashed: always the commonest label, which no attack changes"
+    note = "dotted: the mean without defence; dashed: always the commonest label, where it is in view"
     figure.supxlabel(note, fontsize=8, color=FAINT)
     return save(figure, file)
 
@@ -76,7 +78,7 @@ def _box(axis: Axes, place: int, values: Sequence[float], colour: str) -> None:
 
 def _differences(records: Records, settings: Sequence[str], methods: Sequence[str], file: Path) -> Path:
     """Points of accuracy above no defence, a row a curation and a column a data set."""
-    parts = [part for part in WHOLE if any(cell.part == part for cell in records)]
+    parts = [part for part in OF_THE_PAPER if any(cell.part == part for cell in records)]
     figure, axes = panels(len(settings), len(parts), width=3.3, height=2.9)
     places = iter(axes)
     for part in parts:

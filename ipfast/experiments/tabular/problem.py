@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .bank import read_bank
+from .celeba import read_celeba
+from .jigsaw import read_jigsaw
+from .qnli import read_qnli
 from .raw import Raw
 
 SPLIT_SEED = 0
@@ -87,11 +91,6 @@ def split(count: int, held: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def read_raw(name: str, folder: Path, embed: Callable[[str, list[str]], np.ndarray]) -> Raw:
     """The data set of that name; `embed` gives embeddings [N, e] of texts, kept under a name."""
-    from .bank import read_bank
-    from .celeba import read_celeba
-    from .jigsaw import read_jigsaw
-    from .qnli import read_qnli
-
     if name == "bank":
         return read_bank(folder)
     if name == "celeba":
