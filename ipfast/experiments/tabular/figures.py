@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..cells import Records, by_seed
 from ..figures import CONTROLS, FAINT, INK, RIGHT, WRONG, draw_differences, name_rows, panels, save
@@ -14,6 +15,7 @@ from .defence import OF_THE_PAPER
 from .problem import ORIGIN, SETTINGS, data_of
 
 COLUMNS = 4
+STAR = "* not a data set of the paper's section 7"
 
 
 def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Path]:
@@ -30,7 +32,7 @@ def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Pat
 
 
 def _title(setting: str) -> str:
-    return setting if data_of(setting).paper else f"{setting} (not the paper's)"
+    return setting if data_of(setting).paper else f"{setting} *"
 
 
 def _boxes(records: Records, settings: Sequence[str], methods: Sequence[str], file: Path) -> Path:
@@ -55,8 +57,7 @@ def _boxes(records: Records, settings: Sequence[str], methods: Sequence[str], fi
                 axis.axvline(value, color=colour, linewidth=1, linestyle=":" if name == "post" else "--", zorder=0)
         name_rows(axis, list(found))
         axis.set(title=_title(setting), xlabel="accuracy on the attacked test set, %")
-    note = "dotted: the mean without defence; dashed: always the commonest label, where it is in view"
-    figure.supxlabel(note, fontsize=8, color=FAINT)
+    _note(figure, settings, "dotted: the mean without defence; dashed: always the commonest label, where it is in view")
     return save(figure, file)
 
 
@@ -93,4 +94,11 @@ def _differences(records: Records, settings: Sequence[str], methods: Sequence[st
                     found[method] = of
             draw_differences(axis, found, "points above no defence")
             axis.set_title(f"{_title(setting)}: {part}")
+    _note(figure, settings, "accuracy on the attacked test set, paired by attack, with the 95 % interval")
     return save(figure, file)
+
+
+def _note(figure: Figure, settings: Sequence[str], text: str) -> None:
+    """A line below the panels; what a star means, where there is one."""
+    foreign = any(not data_of(setting).paper for setting in settings)
+    figure.supxlabel(f"{text}; {STAR}" if foreign else text, fontsize=8, color=FAINT)

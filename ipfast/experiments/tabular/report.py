@@ -46,7 +46,8 @@ def report(records: Records, methods: Sequence[str]) -> Iterator[str]:
         "model, so that the spread is that of the attacks and not of training data. `none` is no defence; `loss` (highest "
         f"loss first) and `random` are the controls. Settings that end in `{ORIGIN}` have no intercept, as the group's "
         "published code; \\* marks a data set that is not of the paper's section 7. `ip_ensemble` has other masks at each "
-        "attack: at rate 0.01 five of them drop d/20 of their 5d weights, two or three on bank."
+        "attack: at rate 0.01 five of them drop d/20 of their 5d weights, two or three on bank. "
+        "`self_lissa` is the limit of its series, solved."
     )
     yield from _data(records, settings)
     yield from _attack(records, settings)
