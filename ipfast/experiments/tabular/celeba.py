@@ -20,7 +20,8 @@ SAMPLE = 104_163
 """Rows of the paper, whose choice it does not tell."""
 SAMPLE_SEED = 0
 TARGET = "Smiling"
-"""The paper names no target. Of the forty this one gives the accuracy of its logistic regression; Male is a feature."""
+"""The paper names no target. With this one, a usual choice, the accuracy before the attack is near the paper's; with
+High_Cheekbones it is as near. Male, the sensitive attribute, is a feature."""
 
 
 def read_celeba(folder: Path) -> Raw:
