@@ -286,7 +286,7 @@ def _parts(values: list[str] | None) -> list[str] | None:
 
 @app.command()
 def experiment(
-    name: Annotated[str, typer.Argument(help="synthetic or vision.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="synthetic, vision or tabular.", show_default=False)],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; synthetic needs none.")] = None,
     out: Annotated[Path, typer.Option(help="Where NAME-SCALE/ with results goes, and is gone on with.")] = Path(
         "ipfast-experiments"

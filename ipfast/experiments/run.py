@@ -24,7 +24,7 @@ from .cells import Cell, Record, Records
 from .chosen import choose_methods
 from .ledger import Ledger
 
-EXPERIMENTS = ("synthetic", "vision")
+EXPERIMENTS = ("synthetic", "vision", "tabular")
 SCALES = ("small", "paper")
 OUT = Path("ipfast-experiments")
 
@@ -46,7 +46,7 @@ def run_experiment(
     """Run what is not finished of an experiment, then write tables and figures of all that is.
 
     Args:
-        name: "synthetic" or "vision".
+        name: "synthetic", "vision" or "tabular".
         data: the folder of the data sets, in the layouts in which they are downloaded; "synthetic" needs none.
         out: results go to out/NAME-SCALE: results.jsonl, tables.md, figures, and what later cells use again.
         scale: "small", for two processor cores or minutes of a GPU; or "paper", the setting of the paper.
@@ -164,13 +164,15 @@ def _run_cells(experiment: Experiment, pending: list[Cell], ledger: Ledger, minu
 
 def _left(pending: Sequence[Cell], finished: Records) -> str:
     """The time that cells will take, if they take as long as finished ones of the same part and method, or the same part."""
-    total = 0.0
-    for cell in pending:
-        same_part = [record for other, record in finished.items() if other.part == cell.part]
-        same = [record for record in same_part if record.cell.method == cell.method] or same_part or list(finished.values())
-        if not same:
-            return "unknown time"
-        total += sum(record.seconds for record in same) / len(same)
+    if not finished:
+        return "unknown time"
+    seconds: dict[tuple[str, ...], list[float]] = {}
+    for cell, record in finished.items():
+        for key in ((cell.part, cell.method), (cell.part,), ()):
+            seconds.setdefault(key, []).append(record.seconds)
+    means = {key: sum(each) / len(each) for key, each in seconds.items()}
+    keys = (((cell.part, cell.method), (cell.part,), ()) for cell in pending)
+    total = sum(next(means[key] for key in each if key in means) for each in keys)
     return (
         f"about {total:.0f} s"
         if total < 100

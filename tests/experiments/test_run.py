@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 import ipfast
 from ipfast.cli import app
 from ipfast.experiments import EXPERIMENTS, run_experiment
+from ipfast.experiments.cells import Cell, Record
 from ipfast.experiments.chosen import WITH_CHANCE, choose_methods, seed_of_scores, seeded
+from ipfast.experiments.run import _left
 
 ALL = [str(cell) for cell in Counting.cells(None, Counting.methods, (0, 1))]
 
@@ -86,6 +88,7 @@ def test_results_of_another_recipe_are_refused(tmp_path, monkeypatch):
         ({"settings": ["utility/mons"]}, ipfast.InputError, "Did you mean 'utility/moons'"),
         ({"device": "abacus"}, ipfast.InputError, "device"),
         ({"name": "vision"}, ipfast.MissingFileError, "--data to be the folder with cifar-10-batches-bin"),
+        ({"name": "tabular"}, ipfast.MissingFileError, "--data to be the folder with bank/"),
         ({"name": "vision", "data": Path("nowhere")}, ipfast.MissingFileError, "'nowhere' is not a folder"),
     ],
 )
@@ -107,6 +110,19 @@ def test_methods_that_this_version_lacks_are_left_out_or_refused_by_name():
     assert choose_methods("vision", known, ["random", "ip"]) == (["ip", "random"], [])
     with pytest.raises(ipfast.InputError, match="'not_yet' is not there yet"):
         choose_methods("vision", known, ["ip", "not_yet"])
+
+
+def test_the_time_left_is_that_of_like_cells():
+    def cell(part, method, seed=0):
+        return Cell(part, "a", method, seed)
+
+    took = {cell("one", "ip"): 10.0, cell("one", "loss"): 30.0, cell("two", "ip"): 50.0}
+    finished = {each: Record(each, {}, seconds) for each, seconds in took.items()}
+    assert _left([cell("one", "ip", 1), cell("one", "loss", 1)], finished) == "about 40 s"  # of the same method
+    assert _left([cell("one", "ekfac")], finished) == "about 20 s"  # of the same part
+    assert _left([cell("three", "ip")], finished) == "about 30 s"  # of all
+    assert _left([cell("one", "ip", seed) for seed in range(60)], finished) == "about 10 min"
+    assert _left([cell("one", "ip")], {}) == "unknown time"
 
 
 def test_only_chance_depends_on_the_seed():
@@ -135,4 +151,4 @@ def test_the_command_line_takes_lists_with_commas(monkeypatch):
     assert found["methods"] == ["ip", "loss", "random"]
     assert (found["seeds"], found["settings"], found["scale"], found["device"]) == ([0, 2], ["removal/worst"], "small", None)
     assert "whole numbers" in CliRunner().invoke(app, ["experiment", "vision", "--seeds", "0,x"]).output
-    assert set(EXPERIMENTS) == {"synthetic", "vision"}
+    assert set(EXPERIMENTS) == {"synthetic", "vision", "tabular"}

