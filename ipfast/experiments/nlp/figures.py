@@ -14,7 +14,8 @@ from ..intervals import paired, spread
 from .base_model import SEED
 from .problem import SETTINGS
 
-MARKS = "osD^vP"
+MARKS = "osD^vPXp"
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 REGIONS = (
     # (place in the panel, how the text lies there, what it says)
     ((0.02, 0.98), ("left", "top"), "fairer, more accurate"),
@@ -35,9 +36,10 @@ def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Pat
 def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], file: Path) -> Path:
     """Accuracy against fair score, in four regions around training on all texts."""
     figure, axes = panels(len(settings), width=3.4, height=3.6)
+    others = [method for method in methods if method not in CONTROLS]
     drawn: dict[str, Line2D] = {}
     for axis, setting in zip(axes, settings, strict=True):
-        for place, method in enumerate(methods):
+        for method in methods:
             of = [
                 spread(100 * value for value in by_seed(records, "removal", setting, method, name).values())
                 for name in ("fair score", "accuracy")
@@ -48,8 +50,9 @@ def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], 
             if method == "none":
                 axis.axvline(x, color=FAINT, linewidth=0.8, zorder=0)
                 axis.axhline(y, color=FAINT, linewidth=0.8, zorder=0)
-            colour = FAINT if method in CONTROLS else COLOURS[place % len(COLOURS)]
-            mark = MARKS[CONTROLS.index(method) if method in CONTROLS else place % len(MARKS)]
+            kind = CONTROLS if method in CONTROLS else others
+            place = kind.index(method)
+            colour, mark = FAINT if kind is CONTROLS else COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
             axis.errorbar(x, y, yerr=high, xerr=wide, color=colour, linewidth=0.7, alpha=0.5)
             drawn[method] = axis.plot(x, y, mark, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.5)[0]
         base = [by_seed(records, "base", setting, "none", name).get(SEED) for name in ("fair score", "accuracy")]
@@ -66,13 +69,13 @@ def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], 
 def _name_regions(axis: Axes) -> None:
     axis.margins(0.25)
     for (x, y), (across, along), text in REGIONS:
-        axis.text(x, y, text, transform=axis.transAxes, ha=across, va=along, fontsize=6.5, color=FAINT)
+        axis.text(x, y, text, transform=axis.transAxes, ha=across, va=along, fontsize=6.5, color=FAINT, bbox=PAPER)
 
 
 def _differences(records: Records, settings: Sequence[str], methods: Sequence[str], file: Path) -> Path:
     """Above: points of accuracy, below: points of the fair score, from training on all texts, paired by seed."""
     figure, axes = panels(len(settings), 2, width=3.2, height=2.5)
-    rows = (("accuracy", "points of accuracy above none"), ("fair score", "points of fair score above none (less is fairer)"))
+    rows = (("accuracy", "points of accuracy above none"), ("fair score", "points of fair score above none\n(less is fairer)"))
     for row, (name, label) in enumerate(rows):
         for axis, setting in zip(axes[row * len(settings) :], settings, strict=False):
             control = by_seed(records, "removal", setting, "none", name)
