@@ -286,7 +286,7 @@ def _parts(values: list[str] | None) -> list[str] | None:
 
 @app.command()
 def experiment(
-    name: Annotated[str, typer.Argument(help="synthetic, vision or tabular.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="synthetic, vision, nlp or tabular.", show_default=False)],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; synthetic needs none.")] = None,
     out: Annotated[Path, typer.Option(help="Where NAME-SCALE/ with results goes, and is gone on with.")] = Path(
         "ipfast-experiments"
@@ -299,6 +299,9 @@ def experiment(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda; default: a GPU if there is one.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Start nothing new after that time.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Of nlp: a folder with a Hugging Face model, or its name on the hub.")
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Show progress and the time that is left.")] = True,
 ) -> None:
     """Run an experiment of the paper, or go on with it: what is finished is never run again.
@@ -322,6 +325,7 @@ def experiment(
         settings=_parts(settings),
         device=device,
         minutes=minutes,
+        model=model,
         progress=progress,
         echo=typer.echo,
     )

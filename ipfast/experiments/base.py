@@ -23,6 +23,7 @@ class Surroundings:
         data: the folder of the data sets, where the experiment reads any.
         scale: "small" or "paper".
         progress: whether bars are shown.
+        model: the pretrained model, where an experiment starts from one and another than its own was asked for.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Surroundings:
     scale: str
     device: torch.device
     progress: bool = True
+    model: str | None = None
 
     def data_folder(self, what: str) -> Path:
         """The folder with the data sets, or an error that says what belongs there."""
@@ -54,6 +56,8 @@ class Experiment(ABC):
     """Names of all methods in the order of the tables, controls last."""
     seeds: ClassVar[dict[str, tuple[int, ...]]]
     """Seeds by scale."""
+    takes_model: ClassVar[bool] = False
+    """Whether it starts from a pretrained model."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self.surroundings = surroundings

@@ -24,7 +24,7 @@ from .cells import Cell, Record, Records
 from .chosen import choose_methods
 from .ledger import Ledger
 
-EXPERIMENTS = ("synthetic", "vision", "tabular")
+EXPERIMENTS = ("synthetic", "vision", "nlp", "tabular")
 SCALES = ("small", "paper")
 OUT = Path("ipfast-experiments")
 
@@ -40,13 +40,14 @@ def run_experiment(
     settings: Sequence[str] | None = None,
     device: str | None = None,
     minutes: float | None = None,
+    model: str | None = None,
     progress: bool = True,
     echo: Callable[[str], object] = print,
 ) -> Path:
     """Run what is not finished of an experiment, then write tables and figures of all that is.
 
     Args:
-        name: "synthetic", "vision" or "tabular".
+        name: one of EXPERIMENTS.
         data: the folder of the data sets, in the layouts in which they are downloaded; "synthetic" needs none.
         out: results go to out/NAME-SCALE: results.jsonl, tables.md, figures, and what later cells use again.
         scale: "small", for two processor cores or minutes of a GPU; or "paper", the setting of the paper.
@@ -55,6 +56,7 @@ def run_experiment(
         settings: parts ("removal"), settings ("worst") or both ("removal/worst") to run; None: all.
         device: None: a GPU if there is one.
         minutes: start no further cell after that time.
+        model: for "nlp" a folder with a model of Hugging Face, or the name of one on the hub; None: that of the scale.
         progress: show bars. echo: called with each line of text.
 
     Returns:
@@ -70,7 +72,9 @@ def run_experiment(
     kind = _experiment(name)
     chosen, missing = choose_methods(name, kind.methods, methods)
     folder = Path(out) / f"{name}-{scale}"
-    experiment = kind(Surroundings(folder, data, scale, target, progress))
+    if model is not None and not kind.takes_model:
+        raise InputError(f"experiment: expected no --model for {name!r}, which starts from no pretrained one. Leave it out.")
+    experiment = kind(Surroundings(folder, data, scale, target, progress, model))
     cells = _select(list(dict.fromkeys(experiment.cells(chosen, _seeds(seeds, kind.seeds[scale])))), settings)
     experiment.check(cells)
     _make_folder(folder)

@@ -151,4 +151,4 @@ def test_the_command_line_takes_lists_with_commas(monkeypatch):
     assert found["methods"] == ["ip", "loss", "random"]
     assert (found["seeds"], found["settings"], found["scale"], found["device"]) == ([0, 2], ["removal/worst"], "small", None)
     assert "whole numbers" in CliRunner().invoke(app, ["experiment", "vision", "--seeds", "0,x"]).output
-    assert set(EXPERIMENTS) == {"synthetic", "vision", "tabular"}
+    assert set(EXPERIMENTS) == {"synthetic", "vision", "nlp", "tabular"}

