@@ -42,11 +42,16 @@ def _zscores(s: Tensor) -> Tensor:
 
 def _ranks(s: Tensor) -> Tensor:
     """Ranks spread evenly over (−1, 1), zero for the median; equal scores share their mean rank."""
+    return doubled_ranks(s) / len(s) - 1
+
+
+def doubled_ranks(s: Tensor) -> Tensor:
+    """2r − 1 of the ranks r = 1..N, equal scores sharing their mean rank: whole numbers, whose sums are exact."""
     _, place, counts = torch.unique(s, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
-    middle = last - (counts.double() - 1) / 2  # mean of the ranks 1..N that equal scores share
-    ranks: Tensor = (2 * middle - 1) / len(s) - 1
-    return ranks[place]
+    middle = last - (counts.double() - 1) / 2
+    found: Tensor = 2 * middle - 1
+    return found[place]
 
 
 def deviations(columns: Tensor, terms: Sequence[Term]) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..combine import combined
+from ..combine import combined, doubled_ranks
 from ..errors import InputError, InputTypeError
 from ..registry import check_choice
 from ..scores import Scores
@@ -57,9 +57,12 @@ def combine(objectives: Any, how: str = "rank") -> Scores:
     every = torch.stack([scores.of().double() for scores in parts.values()], dim=1)
     if how == "union":
         values = _union(every)
+    elif how == "rank":
+        # One division of an exact sum: samples of the same mean rank stay equal, and ties go by index.
+        total = torch.stack([doubled_ranks(column) for column in every.unbind(dim=1)]).sum(dim=0)
+        values = total / (len(names) * max(len(every), 1)) - 1
     else:
-        weight = 1 / len(names) if how == "rank" else 1.0
-        values = combined(every[:, :, None], [weight] * len(names), "rank" if how == "rank" else "zscore")[:, 0]
+        values = combined(every[:, :, None], [1.0] * len(names), "zscore")[:, 0]
     ids = next((scores.ids for scores in parts.values() if scores.ids is not None), None)
     methods = {scores.method for scores in parts.values()}
     method = methods.pop() if len(methods) == 1 else "combined"

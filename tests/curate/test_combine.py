@@ -21,6 +21,16 @@ def test_the_rank_average_is_that_of_scipy(rows):
     assert_relative(combine(list(columns)).values + 2, torch.from_numpy(expected) + 2, FLOAT64_RELATIVE)
 
 
+@pytest.mark.parametrize("objectives", [2, 3, 5])
+def test_equal_mean_ranks_are_equal_and_go_by_index(objectives):
+    """Two opposed orders, so that no sample is lower than another."""
+    order = torch.randperm(1001, generator=torch.Generator().manual_seed(0)).double()
+    columns = [order, -order, *[torch.zeros(1001)] * (objectives - 2)]
+    scores = combine(columns)
+    assert scores.values.unique().numel() == 1
+    assert scores.lowest(4).tolist() == [0, 1, 2, 3]
+
+
 def test_the_sum_of_z_scores_is_that_of_scipy():
     columns = np.random.default_rng(0).normal(size=(3, 40)) * [[1], [50], [1e-3]]
     got = combine(list(columns), "zsum")
