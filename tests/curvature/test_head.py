@@ -243,6 +243,22 @@ def test_self_influence_is_the_quadratic_form(loss, curvature):
     assert_relative_to_largest(scores(problem, loss, curvature, target="self"), -(dense.g * solved).sum(dim=1), 1e-6)
 
 
+def test_self_lissa_is_the_limit_of_its_series():
+    problem = linear_problem()
+    limit, series = (
+        scores(problem, "cross_entropy", ipfast.LiSSA(damping=DAMPING, tol=1e-9, steps=steps), target="self")
+        for steps in (None, 5000)
+    )
+    assert_relative_to_largest(series, limit, 1e-6)
+
+
+def test_self_lissa_of_an_indefinite_hessian_is_refused():
+    problem = network_problem()
+    method = Method(curvature=ipfast.LiSSA(damping=1e-6), target="self")
+    with pytest.raises(ipfast.InputError, match="expected LiSSA to converge; the Hessian has an eigenvalue below zero"):
+        ipfast.score(problem.model, problem.train, method=method, params="all", progress=False)
+
+
 def test_self_lissa_of_samples_alone_is_the_series_of_one_sample():
     problem = problem_of("cross_entropy")
     problem.x.mul_(0.2)
