@@ -301,7 +301,7 @@ def test_other_networks_run_to_their_table_and_go_on(animals, tmp_path, monkeypa
     for words in (
         "| ip_ensemble, the paper | 81.96 | 51.01 | 77.20 |  | 70.06 |",
         "| minus random | vit aggregate | vit cifar100 | vit animal | mixer aggregate |",
-        "vit cifar100, vit-1x32, 2 epochs, batches of 64, AdamW up to 0.001",
+        "vit-1x32, 2 epochs, batches of 64, AdamW up to 0.001 (vit aggregate, vit cifar100, vit animal)",
         "whose true labels nobody knows",
     ):
         assert words in text

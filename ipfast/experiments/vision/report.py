@@ -128,10 +128,13 @@ def _architectures(records: Records, methods: Sequence[str], architectures: Mapp
     settings = [setting for setting in architectures if any(cell[:2] == ("architectures", setting) for cell in records)]
     if not settings:
         return
+    recipes: dict[str, list[str]] = {}
+    for setting in settings:
+        recipes.setdefault(_recipe(architectures[setting]), []).append(setting)
     yield "## Other networks, without the lowest 5 % (Table 6)"
     yield (
         "Each network at each level is scored by a base model of its own. Recipes: "
-        + "; ".join(f"{setting}, {_recipe(architectures[setting])}" for setting in settings)
+        + "; ".join(f"{recipe} ({', '.join(of)})" for recipe, of in recipes.items())
         + ". The paper does not say how large its networks are, nor how fast they learn."
     )
     for name in paper.TABLE_6:
