@@ -8,7 +8,7 @@ chosen.py     methods by their names in tables, with what an experiment gives th
 intervals.py  means, spreads and paired differences
 tables.py     Markdown            figures.py    PNG
 synthetic/    sections 3 and 4: order consistency, influence against leaving out, on toy data
-vision/       section 5: images under labels that people gave, CIFAR-10N and CIFAR-100N
+vision/       section 5: images under labels that people gave, CIFAR-10N, CIFAR-100N and Animal-10N
 nlp/          section 6: accuracy and fairness of classifiers of texts, on tasks of GLUE
 tabular/      section 7: tables and embeddings under an adaptive evasion attack
 minilm.py     pretrained weights without a download

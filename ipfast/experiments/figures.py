@@ -64,4 +64,4 @@ def draw_differences(axes: Axes, differences: Mapping[str, Difference], label: s
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names at the left, the first one on top."""
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)

@@ -4,22 +4,25 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ipfast
-from ipfast.data import cifar
+from ipfast.data import animal, cifar
 from ipfast.experiments import run_experiment
 from ipfast.experiments.base import Surroundings
 from ipfast.experiments.cells import Cell
-from ipfast.experiments.vision import base_model, detection, experiment, networks, training
+from ipfast.experiments.vision import base_model, detection, experiment, networks, paper, scoring, training
 from ipfast.experiments.vision.problem import read_problem, split
 
 RECORDS = 60
 TRAIN = 5 * RECORDS
+ANIMALS = {"training": 100, "testing": 20}
 TINY = replace(training.SMALL, epochs=2, batch_size=64)
 
 
@@ -46,7 +49,8 @@ def original(tmp_path_factory):
     """CIFAR-10N and CIFAR-100N in their layouts."""
     folder = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
-    for layout, classes in ((cifar.CIFAR10, 10), (cifar.CIFAR100, 100)):
+    # 30 of the 100 classes, so that a tenth of the images of each is one
+    for layout, classes in ((cifar.CIFAR10, 10), (cifar.CIFAR100, 30)):
         labels = random.permutation(np.arange(TRAIN) % classes)
         write_images(folder / layout.folder, layout.train, labels, layout.head, random)
         write_images(folder / layout.folder, layout.test, np.arange(RECORDS) % classes, layout.head, random)
@@ -61,7 +65,14 @@ def original(tmp_path_factory):
 def tiny(monkeypatch):
     monkeypatch.setattr(cifar, "CIFAR10", replace(cifar.CIFAR10, records=RECORDS, test_records=RECORDS))
     monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, records=TRAIN, test_records=RECORDS))
+    monkeypatch.setattr(animal, "COUNTS", ANIMALS)
     monkeypatch.setitem(experiment.RECIPES, "small", TINY)
+    recipes = {}
+    monkeypatch.setitem(networks.NETWORKS, "vit-1x32", partial(networks.vit, depth=1, width=32, heads=2))
+    monkeypatch.setitem(networks.NETWORKS, "mixer-1x32", partial(networks.mixer, depth=1, width=32))
+    for setting, recipe in experiment.ARCHITECTURES["small"].items():
+        recipes[setting] = replace(recipe, network=f"{setting.split()[0]}-1x32", epochs=2, batch_size=64)
+    monkeypatch.setitem(experiment.ARCHITECTURES, "small", recipes)
 
 
 @pytest.fixture
@@ -69,9 +80,21 @@ def data(original, tmp_path, tiny):
     return shutil.copytree(original, tmp_path / "data")
 
 
-def vision(data, folder):
+@pytest.fixture
+def animals(data):
+    """Animal-10N beside the others: brightness tells the label."""
+    random = np.random.default_rng(1)
+    for name, count in ANIMALS.items():
+        (data / "animal-10n" / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = (number % 10 * 25 + random.integers(0, 25, (64, 64, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(data / "animal-10n" / name / f"{number % 10}_{number}.jpg")
+    return data
+
+
+def vision(data, folder, scale="small"):
     folder.mkdir(exist_ok=True)
-    return experiment.Vision(Surroundings(folder, data, "small", torch.device("cpu"), progress=False))
+    return experiment.Vision(Surroundings(folder, data, scale, torch.device("cpu"), progress=False))
 
 
 def run(data, out, **options):
@@ -191,6 +214,167 @@ def test_missing_and_foreign_files_are_named_before_any_work(data, tmp_path):
     assert not out.exists()
 
 
+def test_recipes_of_before_are_those_of_before(monkeypatch, tmp_path):
+    """Results lie under them; what is new is one entry."""
+    small = {
+        "network": "convnet",
+        "epochs": 10,
+        "batch_size": 256,
+        "rate": 0.25,
+        "schedule": "one-cycle",
+        "nesterov": True,
+        "shift": 2,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+    }
+    paper = small | {"network": "resnet34", "epochs": 100, "batch_size": 128, "rate": 0.1, "schedule": "steps"}
+    for scale, numbers in (("small", small), ("paper", paper | {"nesterov": False, "shift": 4})):
+        recipe = vision(None, tmp_path, scale).recipe
+        new = recipe.pop("architectures")
+        assert recipe == {
+            "experiment": "vision",
+            "scale": scale,
+            "training": numbers,
+            "held out": 0.1,
+            "split seed": 0,
+            "base seed": 1000,
+            "checkpoints": 5,
+            "segments": 3,
+            "gex rate": 0.01,
+        }
+        settings = {f"{network} {level}" for network in ("vit", "mixer") for level in ("aggregate", "cifar100", "animal")}
+        assert set(new) == settings | {"gex share of the rate"}
+        assert {new[setting]["optimizer"] for setting in settings} == {"adamw"}
+    assert {setting: numbers["rate"] for setting, numbers in new.items() if "aggregate" in setting} == {
+        "vit aggregate": 1e-4,
+        "mixer aggregate": 1e-3,
+    }
+    assert {numbers["epochs"] for setting, numbers in new.items() if "animal" in setting} == {400}
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_other_networks_come_last(data, animals, tmp_path, scale):
+    made = vision(animals, tmp_path / "out", scale)
+    cells = list(made.cells(made.methods, (0, 1)))
+    parts = [cell.part for cell in cells]
+    first = parts.index("architectures")
+    assert set(parts[first:]) == {"architectures"}
+    assert "architectures" not in parts[:first]
+    assert [cell.seed for cell in cells[first:]] == sorted(cell.seed for cell in cells[first:])
+    methods = [method for method in made.methods if scale == "paper" or method in experiment.RETRAINED]
+    assert {cell.method for cell in cells[first:]} == {method for method in methods if ":" not in method}
+    assert {cell.setting for cell in cells[first:]} == set(made.architectures)
+    assert len(cells) == len(set(cells))
+    shutil.rmtree(animals / "animal-10n")
+    assert list(made.cells(made.methods, (0, 1))) == [cell for cell in cells if "animal" not in cell.setting.split()]
+
+
+def test_other_networks_run_to_their_table_and_go_on(animals, tmp_path, monkeypatch):
+    trained = Counter()
+
+    def counted(images, labels, recipe, *, seed, **options):
+        trained[recipe.network, images.shape[1], len(labels), seed] += 1
+        return training.train_network(images, labels, recipe, seed=seed, **options)
+
+    monkeypatch.setattr(base_model, "train_network", counted)
+    monkeypatch.setattr(experiment, "train_network", counted)
+    out = tmp_path / "out"
+    options = {"settings": ["architectures"], "methods": ["none", "ip", "random"], "seeds": [0, 1]}
+    folder = run(animals, out, **options)
+    # floor(5 %) of 270 and of 90 are removed; two levels are of 270
+    assert trained == {
+        **{(f"{name}-1x32", 32, 270, base_model.SEED): 2 for name in ("vit", "mixer")},
+        **{(f"{name}-1x32", 64, 90, base_model.SEED): 1 for name in ("vit", "mixer")},
+        **{(f"{name}-1x32", 32, 270, seed): 2 for name in ("vit", "mixer") for seed in (0, 1)},
+        **{(f"{name}-1x32", 64, 90, seed): 1 for name in ("vit", "mixer") for seed in (0, 1)},
+        **{(f"{name}-1x32", 32, 257, seed): 4 for name in ("vit", "mixer") for seed in (0, 1)},
+        **{(f"{name}-1x32", 64, 86, seed): 2 for name in ("vit", "mixer") for seed in (0, 1)},
+    }
+    levels = ("aggregate", "cifar100", "animal")
+    assert {file.name for file in (folder / "base").iterdir()} == {f"{n}-{level}" for n in ("vit", "mixer") for level in levels}
+    found = {(row["setting"], row["method"], row["seed"]): row["values"] for row in rows(folder)}
+    assert "wrong kept" in found["vit aggregate", "ip", 0]
+    assert "wrong kept" not in found["vit animal", "ip", 0]
+    text = (folder / "tables.md").read_text()
+    means = [np.mean([100 * found[f"mixer {level}", "ip", seed]["last"] for seed in (0, 1)]) for level in levels]
+    assert f" | {np.mean(means):.2f} | 61.55 |" in text
+    for words in (
+        "| ip_ensemble, the paper | 81.96 | 51.01 | 77.20 |  | 70.06 |",
+        "| minus random | vit aggregate | vit cifar100 | vit animal | mixer aggregate |",
+        "vit-1x32, 2 epochs, batches of 64, AdamW up to 0.001 (vit aggregate, vit cifar100, vit animal)",
+        "whose true labels nobody knows",
+    ):
+        assert words in text
+    whole, before = (folder / "results.jsonl").read_bytes(), trained.total()
+    (folder / "results.jsonl").write_bytes(whole[:-10])  # killed while the last cell was written
+    run(animals, out, **options)
+    assert trained.total() == before + 1
+    assert rows(folder)[-1]["values"] == found["mixer animal", "random", 1]
+
+
+def test_the_mean_of_table_6_is_of_all_three_data_sets(data, tmp_path):
+    folder = run(data, tmp_path / "out", settings=["vit aggregate"], methods=["none"], seeds=[0])
+    (row,) = rows(folder)
+    text = (folder / "tables.md").read_text()
+    assert f"| none | {100 * row['values']['last']:.2f} |  |  |  | 68.87 |" in text
+    assert "mixer" not in text
+    assert "nobody knows" not in text
+
+
+def test_the_papers_means_are_those_of_its_numbers():
+    for name, of_data in paper.ENSEMBLE.items():
+        assert round(sum(of_data.values()) / 3, 2) == paper.TABLE_6[name]["ip_ensemble"]
+        assert set(paper.TABLE_6[name]) <= set(experiment.Vision.methods)
+
+
+def test_animals_have_no_true_labels(animals, tmp_path):
+    problem = read_problem(animals, "animal")
+    assert problem.true is None
+    assert problem.images.shape == (90, 64, 64, 3)
+    assert np.bincount(problem.val[1]).tolist() == [1] * 10
+    for images, labels in ((problem.images, problem.given), problem.val, problem.test):
+        assert np.array_equal(images.mean(axis=(1, 2, 3)) // 25, labels)
+    made = vision(animals, tmp_path / "cells")
+    parts = {cell.part for cell in made.cells(made.methods, (0,)) if "animal" in cell.setting.split()}
+    assert parts == {"base", "removal", "architectures"}
+    settings = ["base/animal", "removal/animal", "detection/aggregate"]
+    folder = run(animals, tmp_path / "out", settings=settings, methods=["none", "ip"], seeds=[0])
+    found = {(row["part"], row["method"]): row["values"] for row in rows(folder)}
+    assert found["removal", "ip"]["kept"] == 86
+    assert "wrong" not in found["removal", "ip"]
+    text = (folder / "tables.md").read_text()
+    assert "whose true labels nobody knows" in text
+    detection_tables, removal_tables = text.split("## Training again")
+    assert "|  | aggregate |" in detection_tables
+    assert "| animal |" not in detection_tables
+    assert "animal |" in removal_tables
+
+
+def test_broken_animals_are_named_before_any_work(animals, tmp_path):
+    (animals / "animal-10n" / "training" / "3_13.jpg").write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(ipfast.InputError, match=r"experiment: .*3_13.jpg.*dm.kaist.ac.kr"):
+        run(animals, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(animals, tmp_path / "out", settings=["removal/aggregate"], methods=["none"], seeds=[0])  # which does not read them
+
+
+def test_methods_that_travel_do_so_as_the_network_was_trained(data, tmp_path):
+    made = vision(data, tmp_path / "out")
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    for name, momentum, kind, rate in (
+        ("aggregate", 0.9, torch.optim.SGD, 0.01),
+        ("vit aggregate", 0.0, torch.optim.AdamW, 1e-4),
+    ):
+        base, problem = made._base(name), made._problem("aggregate")
+        assert scoring._travelling(base, problem, "tda").points.momentum == momentum
+        optimizer = scoring._travelling(base, problem, "gex").points.optimizer(parameters)
+        assert type(optimizer) is kind
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+        assert not optimizer.param_groups[0].get("nesterov")
+    for method in ("tracin", "gex", "tda", "ekfac"):
+        assert torch.isfinite(made.scores("vit aggregate", method, 0).values).all()
+
+
 def test_detection_counts_what_lies_lowest():
     wrong = np.arange(100) < 20
     values = torch.arange(100.0)
@@ -201,19 +385,6 @@ def test_detection_counts_what_lies_lowest():
     assert found["AUC"] == pytest.approx(19 / 20)
     assert found["largest class 0.05"] == 1.0
     assert found["interval 0.05"] == (1.0, 1.0)
-
-
-@pytest.mark.parametrize(("name", "parameters"), [("convnet", 1.1e6), ("resnet34", 21.3e6)])
-def test_networks_take_bytes_and_end_in_a_linear_layer(name, parameters):
-    made = networks.NETWORKS[name](10).eval()
-    assert sum(parameter.numel() for parameter in made.parameters()) == pytest.approx(parameters, rel=0.03)
-    x = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    before = x.clone()
-    z = made(x)
-    assert z.shape == (2, 10)
-    assert torch.equal(x, before)
-    assert isinstance(made[-1], torch.nn.Linear)
-    assert torch.equal(made[-1](made[:-1](x)), z)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 100])
@@ -244,4 +415,5 @@ def test_learning_rates_follow_their_schedules():
     cycle = rates(replace(TINY, epochs=20))
     assert max(cycle) == pytest.approx(0.25)
     assert cycle[-1] < 1e-4
+    assert max(rates(replace(experiment.ARCHITECTURES["paper"]["vit aggregate"], epochs=20))) == pytest.approx(1e-4)
     assert rates(replace(training.PAPER, epochs=10)) == pytest.approx([0.1] * 12 + [0.01] * 8)

@@ -49,11 +49,13 @@ class BaseModel:
 
     Attributes:
         folder: with epoch-E.safetensors, features.npz and base.json.
+        recipe: by which it was trained.
         features, val_features: [N, d] and [M, d], float32.
         about: test accuracy and mean learning rate of every epoch, and steps of one.
     """
 
     folder: Path
+    recipe: Recipe
     network: nn.Sequential
     features: np.ndarray
     val_features: np.ndarray
@@ -79,11 +81,11 @@ def base_model(folder: Path, problem: Problem, recipe: Recipe, device: torch.dev
         folder.mkdir(parents=True, exist_ok=True)
         _train(folder, problem, recipe, device, progress)
     about = json.loads(finished.read_text(encoding="utf-8"))
-    network = NETWORKS[recipe.network](problem.classes)
+    network = NETWORKS[recipe.network](problem.classes, problem.images.shape[1])
     network.load_state_dict(load_file(folder / f"epoch-{recipe.epochs}.safetensors"))
     network.to(device).eval().requires_grad_()
     with np.load(folder / "features.npz", allow_pickle=False) as archive:
-        return BaseModel(folder, network, archive["train"], archive["val"], about)
+        return BaseModel(folder, recipe, network, archive["train"], archive["val"], about)
 
 
 def _train(folder: Path, problem: Problem, recipe: Recipe, device: torch.device, progress: bool) -> None:

@@ -1,9 +1,8 @@
-"""Cells: base models, noise detection, removal and training again, rates of removal, sizes and rates of the ensemble."""
+"""Cells: base models, noise detection, removal and training again, rates of removal, ensembles, other networks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,17 +11,17 @@ import numpy as np
 
 import ipfast
 
-from ...data.cifar import CIFAR10, missing_files
 from ..base import Experiment, Surroundings
 from ..cells import Cell, Records
 from ..chosen import WITH_CHANCE, seed_of_scores
 from . import base_model as base_models
 from . import problem as problems
 from . import scoring
+from .architectures import ARCHITECTURES
 from .base_model import BaseModel, base_model
 from .detection import detect
 from .figures import draw
-from .problem import LEVELS, Problem, layout_of, read_problem
+from .problem import CIFAR_N, Problem, files_of, level_of, levels_with_files, read_problem
 from .report import report
 from .training import PAPER, SMALL, Recipe, accuracy, train_network
 
@@ -45,7 +44,7 @@ def ensemble_settings() -> list[tuple[int, float]]:
 
 
 class Vision(Experiment):
-    """Tables 1, 4 and 5 of arXiv 2405.17490, and what scores find."""
+    """Tables 1, 4, 5 and 6 of arXiv 2405.17490, and what scores find."""
 
     name = "vision"
     methods = (
@@ -57,6 +56,7 @@ class Vision(Experiment):
     def __init__(self, surroundings: Surroundings, training: Recipe | None = None) -> None:
         super().__init__(surroundings)
         self.training = RECIPES[surroundings.scale] if training is None else training
+        self.architectures = ARCHITECTURES[surroundings.scale]
         self._problem = cache(self._read)
         self._base = cache(self._make_base)
 
@@ -65,35 +65,35 @@ class Vision(Experiment):
         return {
             "experiment": self.name,
             "scale": self.surroundings.scale,
-            "training": asdict(self.training),
+            "training": self.training.numbers,
             "held out": problems.HELD_OUT,
             "split seed": problems.SPLIT_SEED,
             "base seed": base_models.SEED,
             "checkpoints": base_models.CHECKPOINTS,
             "segments": base_models.SEGMENTS,
             "gex rate": scoring.GEX_RATE,
+            "architectures": {
+                "gex share of the rate": scoring.GEX_SHARE,
+                **{setting: recipe.numbers for setting, recipe in self.architectures.items()},
+            },
         }
 
     def levels(self) -> list[str]:
-        """CIFAR-10N always; CIFAR-100N when its files are there."""
-        data = self.surroundings.data
-        return [
-            level
-            for level in LEVELS
-            if layout_of(level).name == CIFAR10.name or not (data and missing_files(data, layout_of(level)))
-        ]
+        """CIFAR-10N always; CIFAR-100N and Animal-10N when their files are there."""
+        return levels_with_files(self.surroundings.data)
 
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
-        levels = self.levels() if self.surroundings.data is not None else list(LEVELS)
+        levels = self.levels()
+        known = [level for level in levels if level in CIFAR_N]
         yield from (Cell("base", level, "none", base_models.SEED) for level in levels)
         scored = [method for method in methods if method != "none"]
-        for level in levels:
+        for level in known:
             for method in scored:
                 for seed in seeds if method in WITH_CHANCE else (0,):
                     yield Cell("detection", level, method, seed)
         if "ip_ensemble" in methods:
             for seed in seeds:
-                for level in levels:
+                for level in known:
                     yield from (
                         Cell("ensembles", _ensemble_name(level, *each), "ip_ensemble", seed) for each in ensemble_settings()
                     )
@@ -103,16 +103,24 @@ class Vision(Experiment):
                 yield from (Cell("removal", level, method, seed) for method in again)
         for seed in seeds:
             for rate in RATES:
-                known = [method for method in again if method in RATES_METHODS]
-                yield from (Cell("rates", f"{RATES_LEVEL} {rate:.1%}", method, seed) for method in known)
+                of_rates = [method for method in again if method in RATES_METHODS]
+                yield from (Cell("rates", f"{RATES_LEVEL} {rate:.1%}", method, seed) for method in of_rates)
+        at_the_head = [method for method in again if not method.endswith(":all")]
+        for seed in seeds:
+            for setting in self.architectures:
+                if level_of(setting) in levels:
+                    yield from (Cell("architectures", setting, method, seed) for method in at_the_head)
 
     def check(self, cells: Sequence[Cell]) -> None:
-        folder = self.surroundings.data_folder("cifar-10-batches-bin/ and CIFAR-10_human.pt")
-        if cells:
-            read_problem(folder, cells[0].setting.split()[0])
+        self.surroundings.data_folder("cifar-10-batches-bin/ and CIFAR-10_human.pt")
+        levels = dict.fromkeys(level_of(cell.setting) for cell in cells)
+        for level in {files_of(level): level for level in reversed(levels)}.values():  # the first one of each data set
+            self._problem(level)
 
     def run(self, cell: Cell) -> dict[str, Any]:
         level, *rest = cell.setting.split()
+        if cell.part == "architectures":
+            return self._remove(cell.setting, cell.method, REMOVED, cell.seed)
         problem, base = self._problem(level), self._base(level)
         if cell.part == "base":
             return {"last": base.about["test"][-1], "best": max(base.about["test"])}
@@ -122,24 +130,22 @@ class Vision(Experiment):
             return self._with_training(detect(scores, problem.wrong, problem.given), cell, problem, scores)
         if cell.part == "detection":
             return detect(self.scores(level, cell.method, cell.seed), problem.wrong, problem.given)
-        if cell.method == "none":
-            return self._train_again(problem, np.arange(len(problem.given)), cell.seed)
         share = float(rest[0].rstrip("%")) / 100 if rest else REMOVED
-        keep = ipfast.curate.trim(self.scores(level, cell.method, cell.seed), share).numpy()
-        return self._train_again(problem, keep, cell.seed)
+        return self._remove(level, cell.method, share, cell.seed)
 
-    def scores(self, level: str, method: str, seed: int) -> ipfast.Scores:
+    def scores(self, name: str, method: str, seed: int) -> ipfast.Scores:
         """Scores of a method, computed once and kept in a file: "removal" takes those of "detection"."""
         chance = seed_of_scores(method, seed)
-        file = self.surroundings.folder / "scores" / level / f"{method.replace(':', '-')}-{chance}.safetensors"
+        file = self.surroundings.folder / "scores" / _as_file(name) / f"{method.replace(':', '-')}-{chance}.safetensors"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            base, problem = self._base(level), self._problem(level)
+            base, problem = self._base(name), self._problem(level_of(name))
             scoring.score(base, problem, method, chance, progress=self.surroundings.progress).save(file)
         return ipfast.Scores.load(file)
 
     def tables(self, records: Records) -> Iterator[str]:
-        return report(records, self.methods, self.training, RATES_LEVEL, (*RATES, REMOVED), ensemble_settings())
+        rates = (*RATES, REMOVED)
+        return report(records, self.methods, self.training, RATES_LEVEL, rates, ensemble_settings(), self.architectures)
 
     def draw(self, records: Records, folder: Path) -> Iterator[Path]:
         return draw(records, self.methods, folder)
@@ -147,40 +153,52 @@ class Vision(Experiment):
     def _read(self, level: str) -> Problem:
         return read_problem(self.surroundings.data_folder("the images"), level)
 
-    def _make_base(self, level: str) -> BaseModel:
+    def _recipe(self, name: str) -> Recipe:
+        """How the network called so is trained: a level, or a network and a level."""
+        return self.architectures.get(name, self.training)
+
+    def _make_base(self, name: str) -> BaseModel:
         here = self.surroundings
-        return base_model(
-            here.folder / "base" / level, self._problem(level), self.training, here.device, progress=here.progress
-        )
+        folder, problem = here.folder / "base" / _as_file(name), self._problem(level_of(name))
+        return base_model(folder, problem, self._recipe(name), here.device, progress=here.progress)
+
+    def _remove(self, name: str, method: str, share: float, seed: int) -> dict[str, Any]:
+        """Train again without the lowest share of the scores."""
+        problem = self._problem(level_of(name))
+        if method == "none":
+            keep = np.arange(len(problem.given))
+        else:
+            keep = ipfast.curate.trim(self.scores(name, method, seed), share).numpy()
+        return self._train_again(problem, keep, self._recipe(name), seed)
 
     def _with_training(self, found: dict[str, Any], cell: Cell, problem: Problem, scores: ipfast.Scores) -> dict[str, Any]:
         """At the scale "paper" ensembles are followed by training again."""
         if self.surroundings.scale != "paper":
             return found
-        return found | self._train_again(problem, ipfast.curate.trim(scores, REMOVED).numpy(), cell.seed)
+        return found | self._train_again(problem, ipfast.curate.trim(scores, REMOVED).numpy(), self.training, cell.seed)
 
-    def _train_again(self, problem: Problem, keep: np.ndarray, seed: int) -> dict[str, Any]:
+    def _train_again(self, problem: Problem, keep: np.ndarray, recipe: Recipe, seed: int) -> dict[str, Any]:
         """Train from scratch on what is kept; the same seed starts from the same parameters for every method."""
         test: list[float] = []
         here = self.surroundings
         train_network(
             problem.images[keep],
             problem.given[keep],
-            self.training,
+            recipe,
             classes=problem.classes,
             seed=seed,
             device=here.device,
             after_epoch=lambda _, network, __: test.append(accuracy(network, *problem.test)),
             progress=here.progress,
         )
-        wrong = problem.wrong
-        return {
-            "last": test[-1],
-            "best": max(test),
-            "kept": len(keep),
-            "wrong kept": int(wrong[keep].sum()),
-            "wrong": int(wrong.sum()),
-        }
+        found = {"last": test[-1], "best": max(test), "kept": len(keep)}
+        if problem.true is None:
+            return found
+        return found | {"wrong kept": int(problem.wrong[keep].sum()), "wrong": int(problem.wrong.sum())}
+
+
+def _as_file(name: str) -> str:
+    return name.replace(" ", "-")
 
 
 def _ensemble_name(level: str, size: int, rate: float) -> str:

@@ -1,4 +1,4 @@
-"""Images with given and true labels, a clean hold-out and a test set."""
+"""Images with given and, where they are known, true labels; a hold-out and a test set."""
 
 from __future__ import annotations
 
@@ -7,24 +7,55 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data import cifar
+from ...data import animal, cifar
 from ...errors import InputError
 
-LEVELS = {
+CIFAR_N = {
     # setting: (layout, noise set)
     "aggregate": ("CIFAR10", "aggre"),
     "random": ("CIFAR10", "random1"),
     "worst": ("CIFAR10", "worse"),
     "cifar100": ("CIFAR100", "noisy"),
 }
+"""Settings whose true labels are known."""
+ANIMAL = "animal"
+LEVELS = (*CIFAR_N, ANIMAL)
 HELD_OUT = 0.1
 """Share of the training images of every class that is the hold-out."""
 SPLIT_SEED = 0
 
 
 def layout_of(level: str) -> cifar.Layout:
-    found: cifar.Layout = getattr(cifar, LEVELS[level][0])
+    found: cifar.Layout = getattr(cifar, CIFAR_N[level][0])
     return found
+
+
+def files_of(level: str) -> str:
+    """The name of the files that a level is read from."""
+    return CIFAR_N[level][0] if level in CIFAR_N else level
+
+
+def level_of(setting: str) -> str:
+    """The level in the words of a cell's setting.
+
+    >>> level_of("vit cifar100"), level_of("worst T=5 p=0.1")
+    ('cifar100', 'worst')
+    """
+    return next(word for word in setting.split() if word in LEVELS)
+
+
+def levels_with_files(data: Path | None) -> list[str]:
+    """CIFAR-10N always; CIFAR-100N and Animal-10N when their files are there, or no folder was named."""
+
+    def there(level: str) -> bool:
+        if data is None:
+            return True
+        if level == ANIMAL:
+            return animal.animal_folder(data) is not None
+        layout = layout_of(level)
+        return layout.name == cifar.CIFAR10.name or not cifar.missing_files(data, layout)
+
+    return [level for level in LEVELS if there(level)]
 
 
 @dataclass(frozen=True)
@@ -32,21 +63,28 @@ class Problem:
     """What is trained on and scored; no image is in two of its parts."""
 
     classes: int
-    images: np.ndarray  # [N, 32, 32, 3] uint8
+    images: np.ndarray  # [N, S, S, 3] uint8
     given: np.ndarray  # [N] labels to train on
-    true: np.ndarray  # [N]
-    val: tuple[np.ndarray, np.ndarray]  # the hold-out under its true labels
+    true: np.ndarray | None  # [N], where they are known
+    val: tuple[np.ndarray, np.ndarray]  # the hold-out under its true labels, or the given ones where those are not known
     test: tuple[np.ndarray, np.ndarray]
 
     @property
     def wrong(self) -> np.ndarray:
+        """[N] whether the given label is not the true one, which must be known."""
+        assert self.true is not None
         return np.asarray(self.given != self.true)
 
 
 def read_problem(folder: Path, level: str) -> Problem:
     """The images under the noisy labels of one level, but for a tenth of every class."""
+    if level == ANIMAL:
+        images, given, *test = animal.read_animal("experiment", folder)
+        train, val = split(given, animal.CLASSES)
+        held = (images[val], given[val])
+        return Problem(animal.CLASSES, images[train], given[train], None, held, (test[0], test[1]))
     layout = layout_of(level)
-    images, true, test_images, test_labels, given = cifar.read_cifar("experiment", folder, layout, LEVELS[level][1])
+    images, true, test_images, test_labels, given = cifar.read_cifar("experiment", folder, layout, CIFAR_N[level][1])
     train, val = split(true, layout.classes)
     if not 0 < (given[train] != true[train]).mean() < 1:
         raise InputError(f"experiment: expected right and wrong labels among those of {layout.human}; got one kind only.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +14,18 @@ from ...methods import Control, Method, get_method
 from ..chosen import seeded
 from .base_model import BaseModel, segment_epochs
 from .problem import Problem
+from .training import Recipe, make_optimizer
 
 GEX_RATE = 0.01
 """Of the extra training, as the last one of the paper's schedule: that of one cycle ends at nothing."""
+GEX_SHARE = 0.1
+"""Of the rate of training with AdamW, which the extra training then is too."""
 TRAVELLING = ("tracin", "gex", "tda")
 """Methods whose points have features of their own, so that the images go through the network at each of them."""
 
 
 def score(base: BaseModel, problem: Problem, method: str, seed: int, *, progress: bool = True) -> ipfast.Scores:
-    """Scores of all training images against the clean hold-out.
+    """Scores of all training images against the hold-out.
 
     Args:
         method: a name of the method table; "NAME:all" is over all parameters, others are of the last layer.
@@ -55,16 +59,18 @@ def _travelling(base: BaseModel, problem: Problem, name: str) -> Method:
     if name == "tracin":
         return ipfast.Method(points=ipfast.Checkpoints(base.checkpoints()), name=name)
     if name == "gex":
-        points = ipfast.ExtraSGD((problem.images, problem.given), optimizer=_extra_sgd)
+        points = ipfast.ExtraSGD((problem.images, problem.given), optimizer=partial(_extra, recipe=base.recipe))
         return ipfast.Method(points=points, name=name)
     # A run shorter than three epochs has fewer segments.
     segments = [segment for segment in segment_epochs(len(base.about["test"])) if segment[2] > segment[0]]
     states = [[base.state(middle), base.state(end)] for _, middle, end in segments]
     rates = [sum(base.about["rates"][start:end]) / (end - start) for start, _, end in segments]
     steps = [(end - start) * base.about["steps"] for start, _, end in segments]
-    run = ipfast.Segments(states, learning_rates=rates, steps=steps, momentum=0.9)
+    run = ipfast.Segments(states, learning_rates=rates, steps=steps, momentum=base.recipe.momentum)
     return ipfast.Method(points=run, curvature=ipfast.Source(), name=name)
 
 
-def _extra_sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _extra(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer != "sgd":
+        return make_optimizer(parameters, recipe, GEX_SHARE * recipe.rate)
     return torch.optim.SGD(parameters, GEX_RATE, momentum=0.9, weight_decay=5e-4)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class Recipe:
     Attributes:
         schedule: "one-cycle" up to `rate` and down to nothing; or "steps", `rate` and after 60 % of the epochs a tenth of it.
         shift: largest shift of a training image, in pixels; half of them are mirrored.
+        optimizer: "sgd"; or "adamw", which has neither `nesterov` nor `momentum`.
     """
 
     network: str
@@ -34,6 +35,13 @@ class Recipe:
     shift: int
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What results depend on, as JSON; "sgd" goes without saying, as in results from when there was nothing else."""
+        unused = ("optimizer",) if self.optimizer == "sgd" else ("nesterov", "momentum")
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 SMALL = Recipe("convnet", epochs=10, batch_size=256, rate=0.25, schedule="one-cycle", nesterov=True, shift=2)
@@ -57,19 +65,17 @@ def train_network(
     """A trained network in eval mode; first parameters, order, shifts and mirroring depend on `seed` alone.
 
     Args:
-        images: [N, 32, 32, 3] uint8. labels: [N] int64.
+        images: [N, S, S, 3] uint8. labels: [N] int64.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = NETWORKS[recipe.network](classes).to(device)
+        network = NETWORKS[recipe.network](classes, images.shape[1]).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     random = torch.Generator().manual_seed(seed)
     edge = (recipe.shift, recipe.shift)
     padded = nn.functional.pad(torch.from_numpy(images), (0, 0, *edge, *edge)).to(device)
     y = torch.from_numpy(labels).to(device)
-    optimizer = torch.optim.SGD(
-        network.parameters(), recipe.rate, recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
-    )
+    optimizer = make_optimizer(network.parameters(), recipe, recipe.rate)
     steps = -(-len(y) // recipe.batch_size)
     schedule = _schedule(optimizer, recipe, steps)
     with tqdm(
@@ -95,14 +101,24 @@ def train_network(
     return network
 
 
+def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe, rate: float) -> torch.optim.Optimizer:
+    """The recipe's, at a rate of its own."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(parameters, rate, recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay)
+
+
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if recipe.schedule == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=recipe.rate, total_steps=recipe.epochs * steps)
+        total = recipe.epochs * steps
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=recipe.rate, total_steps=total, cycle_momentum=recipe.optimizer == "sgd"
+        )
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(0.6 * recipe.epochs) * steps])
 
 
 def _augment(padded: Tensor, rows: Tensor, shift: int, random: torch.Generator) -> Tensor:
-    """A window of some of the padded images, half of them mirrored: [B, 32, 32, 3]."""
+    """A window of some of the padded images, half of them mirrored: [B, S, S, 3]."""
     count, side = len(rows), padded.shape[1] - 2 * shift
     down, right = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=random)
     place = torch.arange(side)
