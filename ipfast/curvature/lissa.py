@@ -24,7 +24,7 @@ GROWTH = 1e3
 SELF_BYTES = 64 * 2**20
 """Solutions h_i [P] that the self-influence holds at once."""
 
-SOLVED = 4096
+SOLVED = 8192
 """Parameters up to which the limit of the self-influence's series is solved."""
 
 
@@ -47,7 +47,7 @@ class LiSSA(Curvature):
         tol: relative distance to the limit.
         operator: "hessian", "ggn" (never indefinite) or "fisher".
         mode: of the self-influence: "full", ⟨g_i, H⁻¹ g_i⟩ with the curvature of all data: a series of its own for each sample,
-            so N passes a step, but with up to 4096 parameters and steps=None its limit, by a Cholesky factor; or "single",
+            so N passes a step, but with up to 8192 parameters and steps=None its limit, by a Cholesky factor; or "single",
             that of each sample alone by "fisher", which some papers ran.
 
     Source: arXiv 1602.03943; for influence arXiv 1703.04730, where the effective damping is δ·scale.

@@ -256,6 +256,9 @@ def test_recipes_of_before_are_those_of_before(monkeypatch, tmp_path):
 def test_other_networks_come_last(data, animals, tmp_path, scale):
     made = vision(animals, tmp_path / "out", scale)
     cells = list(made.cells(made.methods, (0, 1)))
+    without_end = [cell for cell in cells if "cifar100" in cell.setting and cell.method == "self_lissa"]
+    assert not without_end, "a series for each of 45,000 samples"
+    assert any("cifar100" in cell.setting and cell.method == "self_tracin" for cell in cells)
     parts = [cell.part for cell in cells]
     first = parts.index("architectures")
     assert set(parts[first:]) == {"architectures"}
