@@ -14,7 +14,7 @@ from ..base import Experiment, Surroundings
 from ..cells import Cell, Records, by_seed
 from ..intervals import spread
 from ..tables import difference_table, spread_table, spread_text, table
-from . import figures, models, objectives, toy_run, toys
+from . import figures, models, objectives, toys
 from .objectives import OBJECTIVES
 from .order import ANGLES, DIMENSIONS, DRAWS, PAPER, REGIONS, simulate
 from .toy_run import ToyRun
@@ -50,7 +50,6 @@ class Synthetic(Experiment):
             "penalty": models.PENALTY,
             "network": {"hidden": models.HIDDEN, "rate": models.RATE, "decay": models.DECAY, "steps": models.STEPS},
             "steps without a sample": STEPS[self.surroundings.scale],
-            "steps of self_lissa at the moons": toy_run.SELF_STEPS,
             "gamma": objectives.GAMMA,
             "order": {"angles": ANGLES, "dimensions": DIMENSIONS, "draws": DRAWS},
         }
@@ -107,8 +106,7 @@ class Synthetic(Experiment):
         yield (
             "Mean ± standard deviation over seeds, each of which makes its own data, flips and model. `oracle` is Eq. (1) with "
             "the whole Hessian, `leave_one_out` the change of the objective when the model is trained without the sample. Low "
-            "scores are detrimental. At the moons LiSSA has not converged after its steps, 1,000 of `lissa` and "
-            f"{toy_run.SELF_STEPS} of `self_lissa`."
+            "scores are detrimental. At the moons `lissa` has not converged after its 1,000 steps; `self_lissa` is the limit."
         )
         for objective in OBJECTIVES:
             yield f"## {objective}"
