@@ -24,7 +24,8 @@ from .impacts import Adversarial, Counterfactual, DemographicParity, EqualOpport
 from .methods import Control, Method, combinations
 from .ops import dropout_mask
 from .points import Checkpoints, Dropout, ExtraSGD, Final, Segments
-from .query import Query, query
+from .query import query
+from .query_file import Query
 from .score import score
 from .scorer import Scorer
 from .scores import Scores

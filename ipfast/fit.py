@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .arguments import BATCH_SIZE, check_params, default_loss, known_loss
 from .checks import positive_integer, usable_device
 from .curvature import Factors, Fitted, Journal, Kept, Passes
 from .data import open_source
@@ -18,9 +19,9 @@ from .errors import InputError
 from .groups import HeadQueryMaker, NetworkJob, groups
 from .impacts import get_impact
 from .methods import Control, Method, get_method
-from .network_score import NetworkRun, open_network
+from .network_score import NetworkRun
+from .opening import open_head, open_network, trainable
 from .points import Segments
-from .query import BATCH_SIZE, check_params, default_loss, known_loss, open_head, trainable
 from .registry import check_choice
 
 

@@ -1,18 +1,30 @@
-"""The pass over the training data at the last layer."""
+"""score() at the last layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from . import dispatch
 from .combine import weighted_sum
+from .curvature import Passes
 from .data import Source
 from .engines import HeadEngine, Labels, TokenLabels
-from .groups import Group, GroupScorer
+from .errors import InputError
+from .groups import Group, GroupScorer, HeadQueryMaker, Validation, groups
+from .hygiene import check_features
+from .impacts import Impact
+from .methods import Control, Method
+from .opening import check_query_fits, know_query, trainable
 from .ops import BLOCK_ROWS
 from .pairwise import Pairwise
+from .points import Final, Point
+from .query_file import Query
+from .scores import Scores
 from .streaming import Result, stream
 from .terms import Quadratic
 from .token_scores import TokenRecord
@@ -95,3 +107,102 @@ def _pieces(blocks: Iterator[tuple[int, Tensor, Labels]], rows: int | None) -> I
         for first in range(0, len(h), rows):
             piece = slice(first, first + rows)
             yield start + first, h[piece], y[piece]
+
+
+def head_scores(
+    engine: HeadEngine,
+    method: Method | Control,
+    impact: Impact,
+    validation: Validation | None,
+    source: Source,
+    *,
+    stored: Query | None,
+    result: Result,
+    queries: tuple[str, ...] | None,
+    kernels: bool,
+    passes: Passes,
+    progress: bool,
+    ids: np.ndarray | None,
+    pairs: bool,
+    check: bool,
+) -> Scores:
+    """The scores of all training samples: [N], [N, Q] of several `queries`, [N, M] of `pairs`, [N, T] of tokens.
+
+    Args:
+        method, impact, validation: what the terms are made from, unless they are those of a `stored` query.
+        source: the training data.
+        result: gathers the scores at the points.
+        kernels: as in HeadRun. passes: how those of a fit are shown.
+        check: look, before any work, for what ruins scores silently.
+    """
+    _check_data(engine, impact, validation, source, stored, check=check)
+    started = time.perf_counter()
+    run = HeadRun(source, result, method.name, kernels=kernels, progress=progress)
+    maker = None
+    if stored is None and isinstance(method, Method):
+        maker = HeadQueryMaker(method, impact, validation, source, passes)
+        maker.prepare(lambda: groups(engine, _points(engine, method, stored)))
+    for group in groups(engine, _points(engine, method, stored)):
+        if pairs and validation is not None:
+            run.add_pairs(group, Pairwise(group, validation))
+            continue
+        first = len(result.terms)
+        terms = list((stored.terms if stored else ())[first : first + len(group.points)])
+        run.add(group, GroupScorer(group, terms if maker is None else maker.terms(group)))
+    values, members = result.finish()
+    if queries is None and not pairs:
+        values, members = values[:, 0], None if members is None else members[:, :, 0]
+    record, counted = run.record, None
+    samples = len(values) if record is None else len(record.counts)
+    if record is not None and record.each:
+        values, counted = record.spread(values), record.mask()
+        members = None if members is None else record.spread(members)
+    if ids is not None and len(ids) != samples:
+        raise InputError(f"{engine.where}: expected one id a sample; got {len(ids)} ids for {samples} samples.")
+    made = {} if maker is None else maker.stats
+    seconds = time.perf_counter() - started - made.get("query_seconds", 0.0)
+    stats = {**(made if stored is None else stored.stats), "N": samples, **_stats(engine, run), "score_seconds": seconds}
+    return Scores(values, method.name, engine.name, run.backend, stats, ids, members, queries, counted)
+
+
+def _check_data(
+    engine: HeadEngine, impact: Impact, validation: Validation | None, source: Source, stored: Query | None, *, check: bool
+) -> None:
+    """Refuse data that does not fit the head, before any of it is scored."""
+    if stored is not None:
+        know_query(engine, stored)
+    engine.check("train", source)
+    for _, argument, val in () if validation is None else validation.passes():
+        engine.check(argument, val)
+    if stored is None:
+        impact.check_outputs(engine.where, engine.last.outputs, engine.loss)
+    else:
+        check_query_fits(engine.where, stored, engine)
+    if check:
+        looked_at = {} if validation is None else {"val": validation.sources, "pairs": validation.pairs}
+        check_features(engine.where, engine.last, {**looked_at, "train": (source,)})
+
+
+def _points(engine: HeadEngine, method: Method | Control, stored: Query | None) -> Iterable[Point]:
+    """Those of the stored terms, or of the method."""
+    if stored is not None and stored.terms:
+        return [term.point for term in stored.terms]
+    return method.points.points(trainable(engine)) if isinstance(method, Method) else Final().points()
+
+
+def _stats(engine: HeadEngine, run: HeadRun) -> dict[str, Any]:
+    """What Scores.stats tells of the run, beside the query's."""
+    stats: dict[str, Any] = {
+        "backend_reason": run.reason,
+        "engine_reason": "params='last': the head engine is exact and reads the features once",
+        "loss": engine.loss.form,
+        "head": engine.last.name,
+    }
+    if engine.precision is not None:
+        stats["precision"] = engine.precision
+    if len(run.result.weights) > 1:
+        stats |= {"members": len(run.result.weights), "ensemble": run.route, "ensemble_reason": run.route_reason}
+    if run.record is not None:
+        stats |= {"tokens": engine.tokens, "counted_tokens": int(run.record.counts.sum())}
+        stats["empty_sequences"] = int((run.record.counts == 0).sum())
+    return stats

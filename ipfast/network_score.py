@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 from .combine import weighted_sum
 from .curvature import Passes
 from .data import Source
-from .engines import PARTS
-from .engines.network import Network, SampleLoss, SampleLosses
+from .engines.network import Network, SampleLosses
 from .engines.outputs import samples
-from .errors import InputError, InputTypeError
+from .errors import InputError
 from .groups import (
     NetworkGroup,
     NetworkJob,
@@ -32,86 +30,13 @@ from .impacts import Impact
 from .losses import Loss
 from .methods import Control, Method
 from .points import Final, Point, Trainable
-from .registry import check_choice
+from .query_file import Query
 from .scores import Scores
 from .streaming import Result, stream
 from .terms import Term
 
 PAIR_BYTES = 4 * 2**30
 """Largest memory of the gradients of all validation samples, which aggregate=False holds."""
-
-
-def require_engine(where: str, params: str | Sequence[str], engine: str, head_only: Mapping[str, bool]) -> None:
-    """Refuse, before any work, an engine or an option that does not go with what is scored; `head_only` are those given."""
-    if params == "last":
-        if engine not in ("auto", "head"):
-            raise InputError(
-                f"{where}: expected engine='head' with params='last'; got {engine!r}. Name the parameters to score, as in "
-                "params='all'."
-            )
-        return
-    if engine == "head":
-        raise InputError(f"{where}: expected engine='head' with params='last' only; got params={params!r}. Leave engine out.")
-    superfluous = " and ".join(name for name, is_given in head_only.items() if is_given)
-    if superfluous:
-        raise InputError(
-            f"{where}: expected no {superfluous} with params={params!r}: it names the parameters itself, and each layer's "
-            "operation chooses its backend. Leave it out, or use params='last'."
-        )
-
-
-def require_by(
-    where: str, by: object, params: str | Sequence[str], engine: str, method: Method | Control, combine: str
-) -> None:
-    """Refuse, before any work, parts of a score where there are none."""
-    if by is None:
-        return
-    by = check_choice(where, "by", by, PARTS)
-    reason = None
-    if params == "last":
-        reason = "params that name more than the last layer", "params='last'"
-    elif engine not in ("auto", "ghost"):
-        reason = "engine='ghost', which takes a score apart", f"engine={engine!r}"
-    elif isinstance(method, Control) or method.points.deviation_floor is not None:
-        reason = "a method that scores by gradients", method.name
-    elif by == "token" and method.target == "self":
-        reason = "a query, which a score is linear in", f"method={method.name!r}"
-    elif combine != "mean":
-        reason = "members that are averaged, so that parts add up", f"combine={combine!r}"
-    if reason is not None:
-        raise InputError(f"{where}: expected {reason[0]}, with by={by!r}; got {reason[1]}. Leave by out.")
-
-
-def open_network(
-    where: str,
-    model: Any,
-    loss: Loss | SampleLoss,
-    *,
-    params: str | Sequence[str],
-    tokens: str | None,
-    precision: str | None,
-    device: torch.device | None,
-    check: bool,
-) -> Network:
-    """The model as a network; its scored parameters by pattern, or by name where a stored query gives a tuple of them."""
-    if tokens == "each":
-        raise InputError(
-            f"{where}: expected tokens='mean' or 'sum' with params={params!r}; got 'each', which is of the last layer. Use "
-            "params='last'."
-        )
-    if isinstance(params, tuple):
-        params = [f"^{re.escape(name)}$" for name in params]
-    network = Network(where, model, loss, params=params, tokens=tokens or "mean", precision=precision, check=check)
-    if precision is not None and network.dtype == torch.float64:
-        raise InputTypeError(
-            f"{where}: expected a model in float32 or narrower with precision='bf16'; got float64. Leave it out."
-        )
-    if device is not None and torch.empty(0, device=device).device != network.device:
-        raise InputError(
-            f"{where}: expected the model on {device}, since it is scored where it is; its parameters are on {network.device}. "
-            "Move it there with model.to."
-        )
-    return network
 
 
 class NetworkRun:
@@ -244,8 +169,7 @@ def network_scores(
     run: NetworkRun,
     source: Source,
     *,
-    stored: Sequence[Term] | None,
-    about: Mapping[str, Any],
+    stored: Query | None,
     result: Result,
     queries: tuple[str, ...] | None,
     progress: bool,
@@ -255,11 +179,11 @@ def network_scores(
     """The scores of all training samples: [N], [N, Q] of several `queries`, or [N, M] of `pairs`.
 
     Args:
-        stored, about: the terms and stats of a stored query; None: the terms are made.
+        stored: a query whose terms are taken; None: they are made.
         result: gathers the scores at the points, or the parts that they are the sum of.
     """
     started = time.perf_counter()
-    scorers = run.score(source, result, stored, progress)
+    scorers = run.score(source, result, None if stored is None else stored.terms, progress)
     values, members = result.finish()
     if queries is None and not pairs:
         values, members = values[..., 0], None if members is None else members[..., 0]
@@ -273,7 +197,7 @@ def network_scores(
     made = run.maker.stats if run.maker is not None and stored is None else {}
     network, choice = run.job.network, scorers[0].choice
     stats = {
-        **(made if stored is None else about),
+        **(made if stored is None else stored.stats),
         "N": len(values),
         "engine_reason": choice.reason,
         "backend_reason": "torch's own operations",

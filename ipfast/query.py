@@ -2,174 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from . import dispatch
-from .checks import check_precision, existing_file, positive_integer, usable_device
+from .arguments import (
+    BATCH_SIZE,
+    check_params,
+    default_loss,
+    known_loss,
+    require_engine,
+    require_one_query,
+    require_val,
+)
+from .checks import check_precision, positive_integer, usable_device
 from .data import Source, open_source
-from .data.writers import check_output, written_whole
-from .engines import TOKENS, HeadEngine, SampleLoss, find_last_layer
-from .errors import InputError, InputTypeError
+from .engines import TOKENS, HeadEngine
+from .errors import InputError
 from .groups import HeadQueryMaker, NetworkJob, Validation, groups, open_validation, with_impact
 from .hygiene import check_features
 from .impacts import Impact, get_impact
-from .losses import Loss, get_loss
-from .methods import METHODS, Control, Method, get_method
-from .network_score import NetworkRun, open_network, require_engine
-from .points import Mask, Point, State, Trainable
+from .methods import Control, Method, get_method
+from .network_score import NetworkRun
+from .opening import open_head, open_network, trainable
+from .query_file import Query
 from .registry import check_choice
-from .terms import Dot, LossDeviation, NetworkDot, Term
-
-BATCH_SIZE = 256
-"""Samples that go through a backbone at once, where the data does not come in batches."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """The terms of a score, ready to meet training data; made by `ipfast.query`, stored with `save`.
-
-    Attributes:
-        terms: one for each point: Dot, Quadratic or LossDeviation; empty for the controls.
-        method: a row of the method table.
-        loss: of one sample.
-        head: name of the scored layer in the model; "" for a bare linear layer.
-        include_bias: whether the bias is a scored parameter.
-        stats: the query's norm, M, class counts, seconds.
-        combine: how the scores at the points become one: "mean", "zscore" or "rank".
-        queries: names of several queries, whose scores are [N, Q]; None for a single one.
-        tokens: what a sample of token data is, "mean", "sum" or "each"; None: the query is of samples, not of token data.
-        params: "last", or the names of the scored parameters of a whole network.
-    """
-
-    terms: tuple[Term, ...]
-    method: Method | Control
-    loss: Loss | SampleLoss
-    head: str
-    include_bias: bool
-    stats: Mapping[str, Any] = field(default_factory=dict)
-    combine: str = "mean"
-    queries: tuple[str, ...] | None = None
-    tokens: str | None = "mean"
-    params: str | tuple[str, ...] = "last"
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a .safetensors file. Masks go by name, seed, member and rate, checkpoint files by path and hash."""
-        where = "Query.save"
-        if not isinstance(self.loss, Loss):
-            raise InputError(
-                f"{where}: expected a loss of ipfast.losses, which can be written to a file; got a callable. Pass the query on "
-                "as it is."
-            )
-        file = check_output(where, "path", path, (".safetensors",))
-        if not isinstance(self.method, Method) or not self.method.needs_val:
-            raise InputError(f"{where}: expected a query made from validation data; {self.method.name!r} has nothing to store.")
-        tensors: dict[str, Tensor] = {}
-        for index, term in enumerate(self.terms):
-            if isinstance(term, Dot):
-                tensors[f"{index}.weight"] = term.gradient
-                if term.bias_gradient is not None:
-                    tensors[f"{index}.bias"] = term.bias_gradient
-            elif isinstance(term, NetworkDot):
-                tensors |= {f"{index}.gradient.{name}": value for name, value in term.gradients.items()}
-            elif isinstance(term, LossDeviation) and term.deviation is not None:
-                tensors[f"{index}.deviation"] = term.deviation
-            state = term.point.state
-            if state is not None and state.values is not None:
-                if self.head or self.params != "last":
-                    raise InputError(
-                        f"{where}: expected checkpoints of a whole network as files, which a query refers to; got state dicts. "
-                        "Save them and pass their paths."
-                    )
-                tensors |= {f"{index}.state.{name}": value for name, value in state.values.items()}
-        about = {
-            "ipfast": "query 1",
-            "method": self.method.name,
-            "loss": self.loss.form,
-            "loss_options": json.dumps(self.loss.options()),
-            "head": self.head,
-            "include_bias": json.dumps(self.include_bias),
-            "terms": json.dumps([_described(term) for term in self.terms]),
-            "combine": self.combine,
-            "queries": json.dumps(self.queries),
-            "tokens": json.dumps(self.tokens),
-            "params": json.dumps(self.params),
-            "stats": json.dumps(dict(self.stats)),
-        }
-        with written_whole(file) as beside:
-            save_file(
-                {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()},
-                beside,
-                metadata=about,
-            )
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Query:
-        """Read what `save` wrote."""
-        where = "Query.load"
-        file = existing_file(where, "path", path)
-        try:
-            with safe_open(str(file), framework="pt") as archive:
-                about = archive.metadata() or {}
-                tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
-            terms = tuple(_restored(index, entry, tensors) for index, entry in enumerate(json.loads(about["terms"])))
-            names = json.loads(about["queries"])
-            loss = type(get_loss(where, about["loss"]))(**json.loads(about["loss_options"]))
-            include_bias, stats = json.loads(about["include_bias"]), json.loads(about["stats"])
-            name = about["method"]
-            # A stored query is complete in its terms; of a method that is no row of the table only the name is left to know.
-            method = METHODS.get(where, name) if name in METHODS else Method(name=name)
-            queries = None if names is None else tuple(names)
-            tokens, params = json.loads(about.get("tokens", "null")), json.loads(about.get("params", '"last"'))
-            scored = params if isinstance(params, str) else tuple(params)
-            return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries, tokens, scored)
-        except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
-            raise InputError(
-                f"{where}: expected a file written by Query.save; {str(file)!r} cannot be read ({error})."
-            ) from error
-
-
-def _described(term: Term) -> dict[str, Any]:
-    """All of a term that is not tensors, for JSON."""
-    point = term.point
-    about: dict[str, Any] = {"weight": term.weight}
-    if point.mask is not None:
-        about["mask"] = {**vars(point.mask), "names": dict(point.mask.names)}
-    if point.state is not None:
-        stored = point.state.path is not None
-        about["state"] = {"path": str(point.state.path), "sha256": point.state.sha256} if stored else {}
-    if isinstance(term, LossDeviation):
-        about["floor"] = term.floor
-    return about
-
-
-def _restored(index: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> Term:
-    """The term that `_described` and its tensors came from."""
-    state: State | None = None
-    if "state" in about:
-        prefix = f"{index}.state."
-        if about["state"]:
-            state = State(path=Path(about["state"]["path"]), sha256=about["state"]["sha256"])
-        else:
-            state = State({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
-    weight = about["weight"]
-    point = Point(weight, Mask(**about["mask"]) if "mask" in about else None, state)
-    if "floor" in about:
-        return LossDeviation(weight, point, tensors[f"{index}.deviation"], about["floor"])
-    start = f"{index}.gradient."
-    gradients = {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
-    if gradients:
-        return NetworkDot(weight, point, gradients)
-    return Dot(weight, point, tensors[f"{index}.weight"], tensors.get(f"{index}.bias"))
+from .terms import Term
 
 
 @torch.inference_mode(False)  # in which nothing has derivatives
@@ -275,94 +136,6 @@ def query(
     return build_query(engine, chosen, target_impact, validation, training)
 
 
-def open_head(
-    where: str,
-    model: Any,
-    *,
-    head: str | None,
-    finder: Source | None,
-    loss: str | Loss | SampleLoss,
-    backend: str = "auto",
-    include_bias: bool,
-    batch_size: int,
-    device: torch.device | None,
-    tokens: str,
-    check: bool,
-) -> HeadEngine:
-    """The last layer of a model, found by running it on the first batch of `finder` where `head` does not name it."""
-    first = None if finder is None else lambda: next(iter(finder.batches(batch_size)))[0]
-    last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
-    return HeadEngine(
-        where,
-        last,
-        default_loss(loss, last.loss, where),
-        backend=backend,
-        include_bias=include_bias,
-        batch_size=batch_size,
-        device=device,
-        tokens=tokens,
-    )
-
-
-def check_params(where: str, params: Any) -> None:
-    """Refuse params that are neither a known word nor patterns."""
-    words = ("last", "all", "trainable")
-    if isinstance(params, str) and params not in words:
-        raise InputTypeError(
-            f"{where}: expected params to be one of {', '.join(map(repr, words))}, or a list of patterns of parameter names; "
-            f"got {params!r}. Put a single pattern into a list."
-        )
-
-
-def known_loss(where: str, loss: str | Loss | SampleLoss, params: str | Sequence[str] = "last") -> str | Loss | SampleLoss:
-    """The loss asked for, checked before a model runs; "auto" stays, since only the model can tell."""
-    if params != "last" and callable(loss) and not isinstance(loss, (Loss, type)):
-        return loss
-    return loss if isinstance(loss, str) and loss == "auto" else get_loss(where, loss)  # type: ignore[arg-type]
-
-
-def default_loss(loss: str | Loss | SampleLoss, own: str | None, where: str) -> Any:
-    """The loss asked for; "auto" is the estimator's own, else cross_entropy."""
-    if callable(loss) and not isinstance(loss, Loss):
-        return loss
-    if isinstance(loss, str) and loss == "auto":
-        loss = own or "cross_entropy"
-    return get_loss(where, loss)
-
-
-def require_val(where: str, method: Method | Control, val: Any, impact: Impact) -> None:
-    """Refuse val where it has no meaning, and its absence where it is needed."""
-    if isinstance(method, Method):
-        method.points.check(where)
-        if method.points.deviation_floor is not None and impact.name != "utility":
-            raise InputError(
-                f"{where}: expected no impact with the loss-deviation estimator, which looks at the validation loss and no "
-                "other function. Leave it out, or use estimator='gradient'."
-            )
-    if method.needs_val and val is None:
-        raise InputError(
-            f"{where}: expected val, the trusted validation data that method {method.name!r} compares with; got None. "
-            "Pass (features, labels) or a loader, or use method='self_tracin', which needs none."
-        )
-    if not method.needs_val and val is not None:
-        raise InputError(
-            f"{where}: expected no val for method {method.name!r}, which does not look at validation data. Leave it out."
-        )
-    if not method.needs_val and impact.name != "utility":
-        raise InputError(
-            f"{where}: expected no impact for method {method.name!r}, which has no validation data to take it on. Leave it out."
-        )
-
-
-def require_one_query(where: str, tokens: str, names: tuple[str, ...] | None) -> None:
-    """Refuse scores of tokens for several queries, before any work."""
-    if tokens == "each" and names is not None:
-        raise InputError(
-            f"{where}: expected a single query with tokens='each', whose scores are [N, T]; got {len(names)} queries. Score "
-            "them one at a time, or use tokens='mean'."
-        )
-
-
 def build_query(
     engine: HeadEngine,
     method: Method | Control,
@@ -408,11 +181,6 @@ def build_network_query(run: NetworkRun) -> Query:
         tokens=network.tokens,
         params=tuple(network.parameters),
     )
-
-
-def trainable(engine: HeadEngine) -> Trainable:
-    """What points that train the model on may do with it."""
-    return Trainable(engine.last.module, engine.sample_losses)
 
 
 def _pinned(term: Term) -> Term:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,33 +12,31 @@ import torch
 from torch import Tensor
 
 from . import dispatch
+from .arguments import (
+    BATCH_SIZE,
+    check_params,
+    default_loss,
+    known_loss,
+    require_by,
+    require_engine,
+    require_one_query,
+    require_val,
+)
 from .checks import check_precision, positive_integer, usable_device
 from .curvature import Passes
 from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
-from .engines import ENGINES, TOKENS, HeadEngine, find_last_layer
+from .engines import ENGINES, TOKENS
 from .errors import InputError, IpfastWarning
-from .groups import GroupScorer, HeadQueryMaker, NetworkJob, groups, open_validation, validation_sets, with_impact
-from .head_score import HeadRun
-from .hygiene import check_features
+from .groups import NetworkJob, open_validation, validation_sets, with_impact
+from .head_score import head_scores
 from .impacts import get_impact
-from .losses import Loss
 from .methods import Control, Method, get_method
-from .network_score import NetworkRun, network_scores, open_network, require_by, require_engine, require_pairs_fit
-from .pairwise import Pairwise, require_pairs
-from .points import Final, Point
-from .query import (
-    BATCH_SIZE,
-    Query,
-    check_params,
-    default_loss,
-    known_loss,
-    require_one_query,
-    require_val,
-    trainable,
-)
+from .network_score import NetworkRun, network_scores, require_pairs_fit
+from .opening import open_head, open_network
+from .pairwise import require_pairs
+from .query_file import Query
 from .registry import check_choice
-from .scorer import check_query_fits, know_query
 from .scores import Scores
 from .streaming import Result
 
@@ -202,16 +199,17 @@ def score(
             raise InputError(f"{where}: expected no tokens='each' with method 'random', one number a sample. Leave it out.")
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
+    if check and validation is not None:
+        _warn_of_train(train, val)
     queries = stored.queries if stored is not None else None if validation is None else validation.names
     passes = Passes(where, chosen.name, progress, source.rows)
+    asked: dict[str, Any] = {"stored": stored, "result": Result(combine, keep_members), "queries": queries}
+    asked |= {"progress": progress, "ids": names, "pairs": not aggregate}
     if scored != "last":
-        if check and validation is not None:
-            _warn_of_train(train, val)
-        sample_loss = stored.loss if stored is not None else default_loss(loss, None, where)
         network = open_network(
             where,
             model,
-            sample_loss,
+            stored.loss if stored is not None else default_loss(loss, None, where),
             params=scored,
             tokens=tokens if stored is None else stored.tokens,
             precision=precision,
@@ -222,111 +220,25 @@ def score(
         if not aggregate:
             assert validation is not None
             validation = require_pairs_fit(where, network, validation)
-        made = network_scores(
-            NetworkRun(
-                job,
-                chosen,
-                chosen_impact,
-                validation,
-                source,
-                check=check,
-                passes=Passes(where, chosen.name, progress, source.rows),
-            ),
-            source,
-            stored=None if stored is None else stored.terms,
-            about={} if stored is None else stored.stats,
-            result=Result(combine, keep_members),
-            queries=queries,
-            progress=progress,
-            ids=names,
-            pairs=not aggregate,
-        )
-        return _finish(where, made, output)
-
-    finder = source if validation is None else validation.sources[0]
-    last = find_last_layer(
+        run = NetworkRun(job, chosen, chosen_impact, validation, source, check=check, passes=passes)
+        return _finish(where, network_scores(run, source, **asked), output)
+    head_engine = open_head(
         where,
         model,
         head=head if stored is None else stored.head,
-        first_inputs=lambda: next(iter(finder.batches(size)))[0],
-        check=check,
-    )
-    chosen_loss = stored.loss if stored is not None else default_loss(loss, last.loss, where)
-    assert isinstance(chosen_loss, Loss)
-    head_engine = HeadEngine(
-        where,
-        last,
-        chosen_loss,
+        finder=source if validation is None else validation.sources[0],
+        loss=loss if stored is None else stored.loss,
         backend=backend,
         include_bias=include_bias if stored is None else stored.include_bias,
         batch_size=size,
         device=target,
         tokens=tokens if stored is None else stored.tokens or "mean",
         precision=precision,
+        check=check,
     )
-    if stored is not None:
-        know_query(head_engine, stored)
-    head_engine.check("train", source)
-    for _, argument, val_source in () if validation is None else validation.passes():
-        head_engine.check(argument, val_source)
-    if stored is None:
-        chosen_impact.check_outputs(where, last.outputs, chosen_loss)
-    if check and validation is not None:
-        _warn_of_train(train, val)
-    if stored is not None:
-        check_query_fits(where, stored, head_engine)
-    if check:
-        looked_at = {} if validation is None else {"val": validation.sources, "pairs": validation.pairs}
-        check_features(where, last, {**looked_at, "train": (source,)})
-    started = time.perf_counter()
-    result = Result(combine, keep_members)
-    run = HeadRun(source, result, chosen.name, kernels=kernels, progress=progress)
-    maker = None
-    if stored is None and isinstance(chosen, Method):
-        maker = HeadQueryMaker(chosen, chosen_impact, validation, source, passes)
-    if stored is not None and stored.terms:
-        points: Iterable[Point] = [term.point for term in stored.terms]
-    else:
-        points = chosen.points.points(trainable(head_engine)) if isinstance(chosen, Method) else Final().points()
-    if maker is not None and isinstance(chosen, Method):
-        maker.prepare(lambda: groups(head_engine, chosen.points.points(trainable(head_engine))))
-    for group in groups(head_engine, points):
-        if not aggregate and validation is not None:
-            run.add_pairs(group, Pairwise(group, validation))
-            continue
-        first = len(result.terms)
-        terms = (
-            list((stored.terms if stored else ())[first : first + len(group.points)]) if maker is None else maker.terms(group)
-        )
-        run.add(group, GroupScorer(group, terms))
-    values, members = result.finish()
-    if queries is None and aggregate:
-        values, members = values[:, 0], None if members is None else members[:, :, 0]
-    record, counted = run.record, None
-    samples = len(values) if record is None else len(record.counts)
-    if record is not None and record.each:
-        values, counted = record.spread(values), record.mask()
-        members = None if members is None else record.spread(members)
-    about: Mapping[str, Any] = stored.stats if stored is not None else {} if maker is None else maker.stats
-    stats = {
-        **about,
-        "N": samples,
-        "backend_reason": run.reason,
-        "engine_reason": "params='last': the head engine is exact and reads the features once",
-        "loss": chosen_loss.form,
-        "head": last.name,
-        "score_seconds": time.perf_counter() - started - (0.0 if maker is None else maker.stats.get("query_seconds", 0.0)),
-    }
-    if precision is not None:
-        stats["precision"] = precision
-    if len(result.weights) > 1:
-        stats |= {"members": len(result.weights), "ensemble": run.route, "ensemble_reason": run.route_reason}
-    if record is not None:
-        stats |= {"tokens": head_engine.tokens, "counted_tokens": int(record.counts.sum())}
-        stats["empty_sequences"] = int((record.counts == 0).sum())
-    if names is not None and len(names) != samples:
-        raise InputError(f"{where}: expected one id a sample; got {len(names)} ids for {samples} samples.")
-    made = Scores(values, chosen.name, head_engine.name, run.backend, stats, names, members, queries, counted)
+    made = head_scores(
+        head_engine, chosen, chosen_impact, validation, source, check=check, kernels=kernels, passes=passes, **asked
+    )
     return _finish(where, made, output)
 
 

@@ -9,20 +9,18 @@ import torch
 from torch import Tensor
 
 from . import dispatch
+from .arguments import BATCH_SIZE, require_engine
 from .checks import check_precision, usable_device
 from .combine import by_deviation, deviations, weighted_sum
 from .data.sources import split_batch
-from .engines import HeadEngine, TokenLabels, find_last_layer
+from .engines import HeadEngine, TokenLabels
 from .engines.outputs import samples
 from .errors import InputError, InputTypeError
 from .groups import Group, GroupScorer, NetworkGroup, NetworkJob, NetworkScorer, groups, network_groups
-from .losses import Loss
-from .methods import Method
-from .network_score import open_network, require_engine
+from .opening import check_query_fits, know_query, open_head, open_network
 from .points import Final
-from .query import BATCH_SIZE, Query
+from .query_file import Query
 from .registry import check_choice
-from .terms import Dot
 from .token_scores import spread
 
 
@@ -66,18 +64,19 @@ class Scorer:
         self._scores: _OfHead | _OfNetwork
         if query.params == "last":
             # A stored query names its head ("" for a bare linear layer), so the model need not run to find it.
-            last = find_last_layer(where, model, head=query.head, check=check)
-            assert isinstance(query.loss, Loss)
-            engine = HeadEngine(
+            engine = open_head(
                 where,
-                last,
-                query.loss,
+                model,
+                head=query.head,
+                finder=None,
+                loss=query.loss,
                 backend=backend,
-                precision=precision,
                 include_bias=query.include_bias,
                 batch_size=BATCH_SIZE,
                 device=target,
                 tokens=query.tokens or "mean",
+                precision=precision,
+                check=check,
             )
             self._scores = _OfHead(query, engine, group)
         else:
@@ -178,19 +177,3 @@ def _only(where: str, found: Iterator[AnyGroup], group: int | None) -> tuple[Any
     if before is None or group is not None:
         raise InputError(f"{where}: expected group to be below the number of groups; got {group}.")
     return before, 0
-
-
-def know_query(engine: HeadEngine, query: Query) -> None:
-    """Tell the engine whether the query is of token data, which the scored data must then be too."""
-    if isinstance(query.method, Method) and query.method.needs_val:
-        engine.of_tokens["the query"] = query.tokens is not None
-
-
-def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
-    """Refuse a query that was made for a head of another shape."""
-    for term in query.terms:
-        if isinstance(term, Dot) and term.gradient.shape[-2:] != engine.last.weight.shape:
-            raise InputError(
-                f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
-                f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
-            )

@@ -31,40 +31,41 @@ ALLOWED = {
     # where points and engines meet, which do not know each other
     "groups": {"ops", "losses", "data", "engines", "points", "impacts", "curvature", "methods", "terms"},
     "pairwise": {"groups", "methods", "engines"},
+    # what entry points are asked for, before any work; a query and its file; the part of a model that is scored
+    "arguments": {"losses", "engines", "impacts", "methods"},
+    "query_file": {"losses", "data", "engines", "points", "methods", "terms"},
+    "opening": {"arguments", "query_file", "losses", "data", "engines", "points", "methods", "terms"},
+    # The entry points, which put all of it together.
     "query": {
-        "network_score",
-        "dispatch",
-        "losses",
-        "data",
-        "engines",
-        "points",
-        "impacts",
-        "methods",
-        "terms",
-        "groups",
-        "hygiene",
+        *("arguments", "opening", "query_file", "network_score", "dispatch"),
+        *("data", "engines", "impacts", "methods", "terms", "groups", "hygiene"),
     },
-    "fit": {"query", "groups", "curvature", "methods", "network_score", "impacts", "points", "data", "engines"},  # as query
+    "fit": {
+        *("arguments", "opening", "network_score"),
+        *("groups", "curvature", "methods", "impacts", "points", "data", "engines"),
+    },
     "scores": {"data"},  # the readers and writers of score files
     "hygiene": {"losses", "data", "engines"},  # a look at a few samples before a run
     "token_scores": {"engines"},
     "streaming": {"combine", "data", "terms"},  # one pass over the data
-    "head_score": {"streaming", "token_scores", "combine", "pairwise", "groups", "terms", "dispatch", "ops", "data", "engines"},
+    "head_score": {
+        *("streaming", "token_scores", "combine", "pairwise", "groups", "hygiene", "terms", "scores", "dispatch"),
+        *("query_file", "opening", "ops", "data", "engines", "curvature", "points", "impacts", "methods"),
+    },
     "network_score": {
-        *("streaming", "combine", "groups", "hygiene", "terms", "scores", "losses", "data", "engines"),
-        *("curvature", "points", "impacts", "methods"),
+        *("streaming", "combine", "groups", "hygiene", "terms", "scores"),
+        *("query_file", "losses", "data", "engines", "curvature", "points", "impacts", "methods"),
     },
     "scorer": {
-        *("query", "terms", "groups", "combine", "token_scores", "network_score", "dispatch", "data"),
-        *("engines", "points", "methods", "losses"),
+        *("arguments", "opening", "query_file", "combine", "groups", "terms", "token_scores", "dispatch"),
+        *("data", "engines", "points", "losses"),
     },
-    # score() builds the query and then streams the data past it, so it handles the same things as query, and tells the backend.
     "score": {
-        *("query", "terms", "groups", "pairwise", "head_score", "network_score", "streaming", "scorer", "scores", "dispatch"),
-        *("curvature", "hygiene", "losses", "data", "engines", "points", "impacts", "methods"),
+        *("arguments", "opening", "query_file", "head_score", "network_score", "scores", "streaming", "pairwise", "dispatch"),
+        *("groups", "curvature", "data", "engines", "impacts", "methods"),
     },
     "index": {"query", "scores", "data", "ops"},
-    "curate": {"scores", "data", "combine", "query", "terms", "losses"},  # relabel reads a query, combine adds up ranks
+    "curate": {"scores", "data", "combine", "query_file", "terms", "losses"},  # relabel reads a query, combine adds up ranks
     # Programs use what users use: names of the package itself, not of its modules.
     "cli": {"ipfast", "doctor", "demo", "experiments"},
     "__main__": {"cli"},

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.files import read_npy
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
-from ..query import Query
+from ..query_file import Query
 from ..registry import check_choice
 from ..terms import Dot
 from .inputs import as_scores, by_class, hard_labels

@@ -1,0 +1,104 @@
+"""The scored part of a model, opened for a run: its last layer, or the network with the parameters that are named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .arguments import default_loss
+from .data import Source
+from .engines import HeadEngine, SampleLoss, find_last_layer
+from .engines.network import Network
+from .errors import InputError, InputTypeError
+from .losses import Loss
+from .methods import Method
+from .points import Trainable
+from .query_file import Query
+from .terms import Dot
+
+
+def open_head(
+    where: str,
+    model: Any,
+    *,
+    head: str | None,
+    finder: Source | None,
+    loss: str | Loss | SampleLoss,
+    backend: str = "auto",
+    include_bias: bool,
+    batch_size: int,
+    device: torch.device | None,
+    tokens: str,
+    precision: str | None = None,
+    check: bool,
+) -> HeadEngine:
+    """The last layer of a model, found by running it on the first batch of `finder` where `head` does not name it."""
+    first = None if finder is None else lambda: next(iter(finder.batches(batch_size)))[0]
+    last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
+    return HeadEngine(
+        where,
+        last,
+        default_loss(loss, last.loss, where),
+        backend=backend,
+        include_bias=include_bias,
+        batch_size=batch_size,
+        device=device,
+        tokens=tokens,
+        precision=precision,
+    )
+
+
+def open_network(
+    where: str,
+    model: Any,
+    loss: Loss | SampleLoss,
+    *,
+    params: str | Sequence[str],
+    tokens: str | None,
+    precision: str | None,
+    device: torch.device | None,
+    check: bool,
+) -> Network:
+    """The model as a network; its scored parameters by pattern, or by name where a stored query gives a tuple of them."""
+    if tokens == "each":
+        raise InputError(
+            f"{where}: expected tokens='mean' or 'sum' with params={params!r}; got 'each', which is of the last layer. Use "
+            "params='last'."
+        )
+    if isinstance(params, tuple):
+        params = [f"^{re.escape(name)}$" for name in params]
+    network = Network(where, model, loss, params=params, tokens=tokens or "mean", precision=precision, check=check)
+    if precision is not None and network.dtype == torch.float64:
+        raise InputTypeError(
+            f"{where}: expected a model in float32 or narrower with precision='bf16'; got float64. Leave it out."
+        )
+    if device is not None and torch.empty(0, device=device).device != network.device:
+        raise InputError(
+            f"{where}: expected the model on {device}, since it is scored where it is; its parameters are on {network.device}. "
+            "Move it there with model.to."
+        )
+    return network
+
+
+def know_query(engine: HeadEngine, query: Query) -> None:
+    """Tell the engine whether the query is of token data, which the scored data must then be too."""
+    if isinstance(query.method, Method) and query.method.needs_val:
+        engine.of_tokens["the query"] = query.tokens is not None
+
+
+def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
+    """Refuse a query that was made for a head of another shape."""
+    for term in query.terms:
+        if isinstance(term, Dot) and term.gradient.shape[-2:] != engine.last.weight.shape:
+            raise InputError(
+                f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
+                f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
+            )
+
+
+def trainable(engine: HeadEngine) -> Trainable:
+    """What points that train the model on may do with it."""
+    return Trainable(engine.last.module, engine.sample_losses)
