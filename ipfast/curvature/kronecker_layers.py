@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..engines.ghost import Plan, Use
+from ..engines.layer_plan import Plan, Use
 from ..layers import MatrixRule
 from .base import Basis, Kronecker, Part
 

@@ -163,7 +163,7 @@ def test_gradients_by_parameter_are_those_of_a_loop(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_without_a_rule_go_a_few_samples_at_a_time(kind, monkeypatch):
     """All parameters as if no layer were known, and then one sample at once."""
-    monkeypatch.setattr("ipfast.engines.ghost.layer_rule", lambda module: None)
+    monkeypatch.setattr("ipfast.engines.layer_plan.layer_rule", lambda module: None)
     monkeypatch.setattr("ipfast.curvature.network_gradients.DENSE_BYTES", 1)
     test_gradients_by_parameter_are_those_of_a_loop(kind)
 
