@@ -19,6 +19,7 @@ from ipfast.data import glue
 from ipfast.experiments import run_experiment
 from ipfast.experiments.base import Surroundings
 from ipfast.experiments.cells import Cell
+from ipfast.experiments.checkpoints import BASE_SEED
 from ipfast.experiments.nlp import base_model, classifier, experiment, scoring, training
 from ipfast.experiments.nlp.fairness import measure
 from ipfast.experiments.nlp.problem import read_problem, split
@@ -92,11 +93,11 @@ def test_the_experiment_runs_to_its_tables_and_goes_on(data, tmp_path, monkeypat
     kept = 48  # of 50, floor of the share is removed
     assert {values["kept"] for (part, method, _), values in found.items() if part == "removal" and method != "none"} == {kept}
     again = len(experiment.RETRAINED) - 1
-    assert tuned == {(base_model.SEED, 50): 1, **{(s, 50): 1 for s in (0, 1)}, **{(s, kept): again for s in (0, 1)}}
+    assert tuned == {(BASE_SEED, 50): 1, **{(s, 50): 1 for s in (0, 1)}, **{(s, kept): again for s in (0, 1)}}
     assert {file.name for file in folder.glob("*.png")} == {"figure5.png", "removal.png"}
     assert found["scores", "ip", 0]["of ip"] == 1
     assert "agreement" not in found["scores", "loss", 0]
-    base = found["base", "none", base_model.SEED]
+    base = found["base", "none", BASE_SEED]
     assert (base["train"], base["V"], base["test"]) == (50, 12, 12)
     text = (folder / "tables.md").read_text()
     for words in ("Points of accuracy above `none`", "above `random`", "in place of PANDA's", "Of more than 50 training texts"):
@@ -110,7 +111,7 @@ def test_the_experiment_runs_to_its_tables_and_goes_on(data, tmp_path, monkeypat
 
 def test_every_rewrite_is_logged(data, tmp_path):
     made = nlp(data, tmp_path / "out")
-    made.run(Cell("base", "CoLA", "none", base_model.SEED))
+    made.run(Cell("base", "CoLA", "none", BASE_SEED))
     problem = read_problem(data, "CoLA", TINY.most)
     lines = [json.loads(line) for line in (tmp_path / "out" / "rewrites" / "CoLA.jsonl").read_text().splitlines()]
     assert len(lines) == len(problem.val.changed) + len(problem.test.changed) > 0

@@ -17,6 +17,7 @@ from ipfast.data import animal, cifar
 from ipfast.experiments import run_experiment
 from ipfast.experiments.base import Surroundings
 from ipfast.experiments.cells import Cell
+from ipfast.experiments.checkpoints import BASE_SEED, checkpoint_epochs
 from ipfast.experiments.vision import base_model, detection, experiment, networks, paper, scoring, training
 from ipfast.experiments.vision.problem import read_problem, split
 
@@ -132,7 +133,7 @@ def test_the_experiment_runs_to_its_tables_and_goes_on(data, tmp_path, monkeypat
     assert {values["kept"] for (part, method, _), values in found.items() if part == "removal" and method != "none"} == {kept}
     removals = len([method for method in known if method in experiment.RETRAINED]) - 1
     assert trained == {
-        (base_model.SEED, 270): 1,
+        (BASE_SEED, 270): 1,
         **{(seed, 270): 1 for seed in (0, 1)},
         **{(s, kept): removals for s in (0, 1)},
     }
@@ -286,8 +287,8 @@ def test_other_networks_run_to_their_table_and_go_on(animals, tmp_path, monkeypa
     folder = run(animals, out, **options)
     # floor(5 %) of 270 and of 90 are removed; two levels are of 270
     assert trained == {
-        **{(f"{name}-1x32", 32, 270, base_model.SEED): 2 for name in ("vit", "mixer")},
-        **{(f"{name}-1x32", 64, 90, base_model.SEED): 1 for name in ("vit", "mixer")},
+        **{(f"{name}-1x32", 32, 270, BASE_SEED): 2 for name in ("vit", "mixer")},
+        **{(f"{name}-1x32", 64, 90, BASE_SEED): 1 for name in ("vit", "mixer")},
         **{(f"{name}-1x32", 32, 270, seed): 2 for name in ("vit", "mixer") for seed in (0, 1)},
         **{(f"{name}-1x32", 64, 90, seed): 1 for name in ("vit", "mixer") for seed in (0, 1)},
         **{(f"{name}-1x32", 32, 257, seed): 4 for name in ("vit", "mixer") for seed in (0, 1)},
@@ -392,7 +393,7 @@ def test_detection_counts_what_lies_lowest():
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 100])
 def test_checkpoints_and_segments_cover_the_run(epochs):
-    kept = base_model.checkpoint_epochs(epochs)
+    kept = checkpoint_epochs(epochs)
     assert kept[-1] == epochs
     assert kept == sorted(set(kept))
     segments = [segment for segment in base_model.segment_epochs(epochs) if segment[0] < segment[2]]

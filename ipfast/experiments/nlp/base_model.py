@@ -12,23 +12,11 @@ import torch
 from torch import nn
 
 from ...data.writers import write_archive, written_whole
+from ..checkpoints import BASE_SEED, checkpoint_epochs
 from .classifier import Classifier
 from .fairness import evaluate
 from .texts import Texts
 from .training import Recipe, extract, fine_tune
-
-SEED = 1000
-"""Of the base model; those of training again are smaller, so that no run is the base model's."""
-CHECKPOINTS = 5
-
-
-def checkpoint_epochs(epochs: int) -> list[int]:
-    """TracIn's: equally spaced, the last one is the final model.
-
-    >>> checkpoint_epochs(10), checkpoint_epochs(3)
-    ([2, 4, 6, 8, 10], [1, 2, 3])
-    """
-    return sorted({-(-epochs * place // CHECKPOINTS) for place in range(1, CHECKPOINTS + 1)})
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ def _train(folder: Path, texts: Texts, recipe: Recipe, device: torch.device, pro
         train = extract(classifier, texts.train, progress=progress)
         write_archive(folder / f"epoch-{epoch}.npz", {"train": train, "val": val, "rewritten": rewritten, **state})
 
-    options: dict[str, Any] = {"task": problem.task, "seed": SEED, "device": device, "progress": progress}
+    options: dict[str, Any] = {"task": problem.task, "seed": BASE_SEED, "device": device, "progress": progress}
     classifier = fine_tune(texts.pretrained, texts.train, problem.labels, recipe, after_epoch=after_epoch, **options)
     about = evaluate(classifier, texts)
     with written_whole(folder / "base.json") as beside:

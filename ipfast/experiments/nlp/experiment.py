@@ -15,8 +15,8 @@ import ipfast
 
 from ..base import Experiment, Surroundings
 from ..cells import Cell, Records
+from ..checkpoints import BASE_SEED, CHECKPOINTS
 from ..chosen import WITH_CHANCE, seed_of_scores
-from . import base_model as base_models
 from . import problem as problems
 from . import scoring
 from .base_model import BaseModel, base_model
@@ -64,15 +64,15 @@ class Nlp(Experiment):
             "combined by": scoring.HOW,
             "split seed": problems.SPLIT_SEED,
             "rewrite seed": problems.REWRITE_SEED,
-            "base seed": base_models.SEED,
-            "checkpoints": base_models.CHECKPOINTS,
+            "base seed": BASE_SEED,
+            "checkpoints": CHECKPOINTS,
         }
 
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
         again = [method for method in methods if method in RETRAINED or self.surroundings.scale == "paper"]
         settings = settings_of(self.surroundings.data)
         for setting in settings:
-            yield Cell("base", setting, "none", base_models.SEED)
+            yield Cell("base", setting, "none", BASE_SEED)
             for method in methods:
                 if method not in ("none", *SLOW):
                     for seed in seeds if method in WITH_CHANCE else (0,):

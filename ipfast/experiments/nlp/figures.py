@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ..cells import Records, by_seed
+from ..checkpoints import BASE_SEED
 from ..figures import COLOURS, CONTROLS, FAINT, INK, draw_differences, panels, save
 from ..intervals import paired, spread
-from .base_model import SEED
 from .problem import SETTINGS
 
 MARKS = "osD^vPXp"
@@ -55,7 +55,7 @@ def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], 
             colour, mark = FAINT if kind is CONTROLS else COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
             axis.errorbar(x, y, yerr=high, xerr=wide, color=colour, linewidth=0.7, alpha=0.5)
             drawn[method] = axis.plot(x, y, mark, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.5)[0]
-        base = [by_seed(records, "base", setting, "none", name).get(SEED) for name in ("fair score", "accuracy")]
+        base = [by_seed(records, "base", setting, "none", name).get(BASE_SEED) for name in ("fair score", "accuracy")]
         if base[0] is not None and base[1] is not None:
             drawn["scored model"] = axis.plot(
                 100 * base[0], 100 * base[1], "*", color="none", markeredgecolor=INK, markersize=8

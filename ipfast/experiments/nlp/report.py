@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..cells import Records
+from ..checkpoints import BASE_SEED
 from ..tables import difference_table, spread_table, table
-from .base_model import SEED
 from .problem import SETTINGS
 from .training import Recipe
 
@@ -40,7 +40,7 @@ def report(records: Records, methods: Sequence[str], training: Recipe, model: st
 
 
 def _base(records: Records, settings: Sequence[str]) -> Iterator[str]:
-    found = {cell.setting: record.values for cell, record in records.items() if cell.part == "base" and cell.seed == SEED}
+    found = {cell.setting: record.values for cell, record in records.items() if cell.part == "base" and cell.seed == BASE_SEED}
     if not found:
         return
     yield "## The classifiers that are scored"

@@ -14,23 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ...data.writers import write_archive, written_whole
+from ..checkpoints import BASE_SEED, checkpoint_epochs
 from .networks import NETWORKS
 from .problem import Problem
 from .training import Recipe, accuracy, extract, train_network
 
-SEED = 1000
-"""Of the base model; those of training again are smaller, so that no run is the base model's."""
-CHECKPOINTS = 5
 SEGMENTS = 3
-
-
-def checkpoint_epochs(epochs: int) -> list[int]:
-    """TracIn's: equally spaced, the last one is the final model.
-
-    >>> checkpoint_epochs(10)
-    [2, 4, 6, 8, 10]
-    """
-    return sorted({-(-epochs * place // CHECKPOINTS) for place in range(1, CHECKPOINTS + 1)})
 
 
 def segment_epochs(epochs: int) -> list[tuple[int, int, int]]:
@@ -101,7 +90,7 @@ def _train(folder: Path, problem: Problem, recipe: Recipe, device: torch.device,
             with written_whole(folder / f"epoch-{epoch}.safetensors") as beside:
                 save_file(state, beside)
 
-    options: dict[str, Any] = {"classes": problem.classes, "seed": SEED, "device": device, "progress": progress}
+    options: dict[str, Any] = {"classes": problem.classes, "seed": BASE_SEED, "device": device, "progress": progress}
     network = train_network(problem.images, problem.given, recipe, after_epoch=after_epoch, **options)
     features = {
         "train": extract(network, problem.images, progress=progress),

@@ -13,12 +13,12 @@ import ipfast
 
 from ..base import Experiment, Surroundings
 from ..cells import Cell, Records
+from ..checkpoints import BASE_SEED, CHECKPOINTS
 from ..chosen import WITH_CHANCE, seed_of_scores
-from . import base_model as base_models
 from . import problem as problems
 from . import scoring
 from .architectures import ARCHITECTURES
-from .base_model import BaseModel, base_model
+from .base_model import SEGMENTS, BaseModel, base_model
 from .detection import detect
 from .figures import draw
 from .problem import CIFAR_N, Problem, files_of, level_of, levels_with_files, read_problem
@@ -70,9 +70,9 @@ class Vision(Experiment):
             "training": self.training.numbers,
             "held out": problems.HELD_OUT,
             "split seed": problems.SPLIT_SEED,
-            "base seed": base_models.SEED,
-            "checkpoints": base_models.CHECKPOINTS,
-            "segments": base_models.SEGMENTS,
+            "base seed": BASE_SEED,
+            "checkpoints": CHECKPOINTS,
+            "segments": SEGMENTS,
             "gex rate": scoring.GEX_RATE,
             "architectures": {
                 "gex share of the rate": scoring.GEX_SHARE,
@@ -87,7 +87,7 @@ class Vision(Experiment):
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
         levels = self.levels()
         known = [level for level in levels if level in CIFAR_N]
-        yield from (Cell("base", level, "none", base_models.SEED) for level in levels)
+        yield from (Cell("base", level, "none", BASE_SEED) for level in levels)
         scored = [method for method in methods if method != "none"]
         for level in known:
             for method in scored:

@@ -39,7 +39,7 @@ def _detection(records: Records, levels: Sequence[str], methods: Sequence[str], 
         if rate is not None:
             axis.axvline(100 * rate, color=INK, linewidth=1, linestyle=":")
         name_rows(axis, known)
-        axis.set(title=level, xlabel="wrong among the lowest 5 %, in %")
+        axis.set(title=level, xlabel="wrong among the lowest 5 %, in %", xlim=(0, 100))
     return save(figure, file)
 
 
