@@ -35,6 +35,8 @@ SOLVE_RELATIVE = 1e-8
 """Largest relative error of a float64 solve against dense linear algebra."""
 UNROLLED_RELATIVE = 0.01
 """Largest difference between a training run that is unrolled step by step and SOURCE's segments, of the largest score."""
+TRAINED_RELATIVE = 0.01
+"""Largest error of what training in float32 without a sample changes, of the largest change: rounding, through every step."""
 MASK_P_VALUE = 1e-4
 """Smallest p-value of a test of the distribution of masks, or of draws. Both are reproducible, so a test that passes goes on
 passing."""

@@ -5,12 +5,16 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 from sklearn.linear_model import LogisticRegression
-from tolerances import DIFFERENCE_RELATIVE, FLOAT64_RELATIVE, assert_relative
+from tolerances import DIFFERENCE_RELATIVE, FLOAT64_RELATIVE, TRAINED_RELATIVE, assert_relative, assert_relative_to_largest
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ipfast.experiments import run_experiment
-from ipfast.experiments.synthetic import experiment, models, objectives, order
+from ipfast.experiments.synthetic import experiment, models, objectives, order, toy_run
 from ipfast.experiments.synthetic.toy_run import ToyRun
 from ipfast.experiments.synthetic.toys import make_toy
+
+STEPS = 100
+LEFT_OUT = 3
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +25,12 @@ def blobs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def moons(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "STEPS", 300)
-        patch.setitem(models.train.__kwdefaults__, "steps", 300)
-        return ToyRun(tmp_path_factory.mktemp("toys"), "moons", 0, 2, progress=False)
+        patch.setattr(models, "STEPS", STEPS)
+        patch.setattr(toy_run, "TOGETHER", 2)
+        return ToyRun(tmp_path_factory.mktemp("toys"), "moons", 0, LEFT_OUT, progress=False)
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("blobs", 10), ("moons", 20)])
+@pytest.mark.parametrize(("name", "wrong"), [("blobs", 10), ("blobs-standardised", 10), ("moons", 20)])
 def test_as_many_labels_are_flipped_in_each_class(name, wrong):
     toy = make_toy(name, 0)
     true = np.where(toy.wrong, 1 - toy.y.numpy(), toy.y.numpy())
@@ -60,6 +64,26 @@ def test_influence_is_the_slope_of_the_objective_in_a_samples_weight(objective, 
     ]
     assert_relative(torch.from_numpy(influence), (f[0] - f[1]) / (2 * step), DIFFERENCE_RELATIVE)
     assert pearsonr(influence, left_out)[0] > 0.99
+
+
+def test_the_network_is_trained_from_the_start_without_a_sample(moons):
+    """Of the samples that are drawn: against a plain loop of torch's own over the others."""
+
+    def trained(rows):
+        model = models.make_model("moons", 0)
+        optimizer = torch.optim.Adam(model.parameters(), models.RATE, weight_decay=models.DECAY)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            binary_cross_entropy_with_logits(model(moons.toy.x[rows]).squeeze(1), moons.toy.y[rows]).backward()
+            optimizer.step()
+        return binary_cross_entropy_with_logits(model(moons.toy.x_val).squeeze(1), moons.toy.y_val).detach()
+
+    everyone = np.arange(len(moons.toy.y))
+    drawn = np.flatnonzero(np.isfinite(moons.left_out["utility"]))
+    assert len(drawn) == LEFT_OUT
+    whole = trained(everyone)
+    expected = torch.stack([trained(np.delete(everyone, row)) - whole for row in drawn])
+    assert_relative_to_largest(torch.from_numpy(moons.left_out["utility"][drawn]), expected, TRAINED_RELATIVE)
 
 
 def test_most_flipped_labels_have_negative_influence_and_inner_products(blobs):
@@ -100,6 +124,7 @@ def test_a_run_is_read_from_its_file(blobs):
     again = ToyRun(blobs.folder, "blobs", 0, 10, progress=False)
     for name in objectives.OBJECTIVES:
         assert np.array_equal(again.left_out[name], blobs.left_out[name])
+        assert np.array_equal(again.again[name], blobs.again[name])
         assert np.array_equal(again.influence(name), blobs.influence(name))
 
 
@@ -130,8 +155,8 @@ def test_regions_lie_where_their_signs_are():
 
 
 def test_the_whole_experiment_writes_its_tables_and_figures(tmp_path, monkeypatch):
-    monkeypatch.setitem(models.train.__kwdefaults__, "steps", 20)
-    monkeypatch.setitem(experiment.STEPS, "small", 2)
+    monkeypatch.setattr(models, "STEPS", 20)
+    monkeypatch.setitem(experiment.LEFT_OUT, "small", 60)
     monkeypatch.setattr(order, "DRAWS", 500)
     monkeypatch.setattr(experiment, "simulate", lambda degrees, seed: order.simulate(degrees, seed, draws=500))
     methods = ["oracle", "leave_one_out", "ip", "ip_ensemble", "random"]

@@ -95,9 +95,10 @@ def _draw_data(axis: Axes, run: ToyRun) -> None:
 def _scatter(axis: Axes, run: ToyRun, x: np.ndarray, y: np.ndarray, x_label: str, y_label: str) -> None:
     axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
     axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+    known = np.isfinite(x)  # not left out otherwise
     _points(axis, run, x, y)
     axis.ticklabel_format(style="sci", scilimits=(-3, 4))
-    axis.set(xlabel=x_label, ylabel=y_label, title=f"Spearman {spearmanr(x, y)[0]:.2f}".replace("-", "−"))
+    axis.set(xlabel=x_label, ylabel=y_label, title=f"Spearman {spearmanr(x[known], y[known])[0]:.2f}".replace("-", "−"))
 
 
 def _points(axis: Axes, run: ToyRun, x: np.ndarray, y: np.ndarray) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm.auto import tqdm
 
+from .toys import MOONS
+
 HIDDEN = 32
 PENALTY = 1.0
 """λ of the logistic regression, Σ_i ℓ_i + (λ/2)‖w‖² with a free intercept: the default of scikit-learn."""
@@ -23,7 +25,7 @@ def make_model(name: str, seed: int) -> nn.Sequential:
     """The model of a toy in float64, before training: it gives one logit."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "blobs":
+        if name != MOONS:
             return nn.Sequential(nn.Linear(2, 1)).double()
         layers = (nn.Linear(2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
         return nn.Sequential(*layers).double()
@@ -49,12 +51,12 @@ def logits(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
 
 
 def train(
-    name: str, parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor, *, steps: int = STEPS, progress: bool = False
+    name: str, parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor, *, progress: bool = False
 ) -> list[Tensor]:
     """Parameters of the copies after training, copy k with weights[k] [N] on the samples."""
-    if name == "blobs":
-        return _newton(parameters, x, y, weights)
-    return _adam(parameters, x, y, weights, steps, progress)
+    if name == MOONS:
+        return _adam(parameters, x, y, weights, progress)
+    return _newton(parameters, x, y, weights)
 
 
 def _newton(parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor) -> list[Tensor]:
@@ -71,13 +73,13 @@ def _newton(parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor) -> 
     return [theta[:, None, :2], theta[:, None, 2:]]
 
 
-def _adam(parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor, steps: int, progress: bool) -> list[Tensor]:
+def _adam(parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor, progress: bool) -> list[Tensor]:
     """Full-batch Adam on the weighted mean loss of each copy."""
     found = [parameter.clone().requires_grad_() for parameter in parameters]
     optimizer = torch.optim.Adam(found, lr=RATE, weight_decay=DECAY)
     share = weights / weights.sum(dim=1, keepdim=True)
     targets = y.expand_as(weights)
-    for _ in tqdm(range(steps), desc=f"training {len(weights)} copies", leave=False, delay=2, disable=not progress):
+    for _ in tqdm(range(STEPS), desc=f"training {len(weights)} copies", leave=False, delay=2, disable=not progress):
         losses = binary_cross_entropy_with_logits(logits(found, x), targets, reduction="none")
         optimizer.zero_grad()
         (losses * share).sum().backward()  # type: ignore[no-untyped-call]

@@ -44,13 +44,12 @@ def solve(toy: Toy, model: nn.Sequential) -> Solved:
         return binary_cross_entropy_with_logits(z, toy.y, reduction="none")
 
     def total(theta: Tensor) -> Tensor:
-        linear = toy.name == "blobs"
-        penalty = PENALTY * theta[:2].square().sum() if linear else len(toy.y) * DECAY * theta.square().sum()
+        penalty = PENALTY * theta[:2].square().sum() if toy.linear else len(toy.y) * DECAY * theta.square().sum()
         return losses(theta).sum() + penalty / 2
 
     gradients: Tensor = jacrev(losses)(flat)
     values, vectors = torch.linalg.eigh(hessian(total)(flat))
-    if toy.name != "blobs":
+    if not toy.linear:
         values = values + max(0.0, -float(values[0])) + SHIFT * values.abs().mean()
     return Solved(gradients.detach(), values.detach(), vectors.detach())
 

@@ -9,11 +9,13 @@ import torch
 from sklearn.datasets import make_blobs, make_moons
 from torch import Tensor
 
+BLOBS, STANDARDISED, MOONS = "blobs", "blobs-standardised", "moons"
+TOYS = (BLOBS, STANDARDISED, MOONS)
 TEST = 100
 CENTRES = ((-1.5, -1.5), (1.5, 1.5))
 MOONS_NOISE = 0.2
-FLIPPED = {"blobs": 10, "moons": 20}
-TRAIN = {"blobs": 150, "moons": 200}
+FLIPPED = {BLOBS: 10, STANDARDISED: 10, MOONS: 20}
+TRAIN = {BLOBS: 150, STANDARDISED: 150, MOONS: 200}
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,27 @@ class Toy:
     y_val: Tensor  # [M]
     groups: Tensor  # [M] sensitive attribute, 0 or 1
 
+    @property
+    def linear(self) -> bool:
+        """Whether its model is logistic regression, at its optimum, and not a network."""
+        return self.name != MOONS
+
 
 def make_toy(name: str, seed: int) -> Toy:
-    """Blobs of deviation 1 around (−1.5, −1.5) and (1.5, 1.5), or moons with noise 0.2; as many labels flipped in each class.
+    """Blobs of deviation 1 around (−1.5, −1.5) and (1.5, 1.5), as they are or with features standardised by the training data,
+    or moons with noise 0.2; as many labels flipped in each class.
 
     The sensitive attribute is drawn with probability σ(2·x_2), x_2 standardised: the paper does not say what it is.
     """
     count = TRAIN[name] + TEST
-    if name == "blobs":
-        x, true = make_blobs(n_samples=count, centers=np.array(CENTRES), random_state=seed)
-    else:
+    if name == MOONS:
         x, true = make_moons(n_samples=count, noise=MOONS_NOISE, random_state=seed)
+    else:
+        x, true = make_blobs(n_samples=count, centers=np.array(CENTRES), random_state=seed)
     random = np.random.default_rng(seed)
     train = slice(0, TRAIN[name])
+    if name == STANDARDISED:
+        x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
     wrong = np.zeros(TRAIN[name], dtype=bool)
     for kind in (0, 1):
         wrong[random.choice(np.flatnonzero(true[train] == kind), FLIPPED[name] // 2, replace=False)] = True
