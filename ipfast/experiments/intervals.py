@@ -43,14 +43,14 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None, len(found))
 
 
-def paired(values: Mapping[int, float], control: Mapping[int, float]) -> Difference | None:
-    """Mean of values − control over the seeds that both have; None if they share none.
+def paired(values: Mapping[int, float], control: Mapping[int, float], factor: float = 1.0) -> Difference | None:
+    """Mean of factor·(values − control) over the seeds that both have; None if they share none.
 
     >>> paired({0: 3.0, 1: 4.0, 2: 9.0}, {0: 1.0, 1: 2.0})
     Difference(mean=2.0, low=2.0, high=2.0, count=2)
     """
     shared = sorted(values.keys() & control.keys())
-    of = spread(values[seed] - control[seed] for seed in shared)
+    of = spread(factor * (values[seed] - control[seed]) for seed in shared)
     if of is None:
         return None
     if of.deviation is None:

@@ -365,12 +365,9 @@ def test_broken_animals_are_named_before_any_work(animals, tmp_path):
 def test_methods_that_travel_do_so_as_the_network_was_trained(data, tmp_path):
     made = vision(data, tmp_path / "out")
     parameters = [torch.nn.Parameter(torch.zeros(1))]
-    for name, momentum, kind, rate in (
-        ("aggregate", 0.9, torch.optim.SGD, 0.01),
-        ("vit aggregate", 0.0, torch.optim.AdamW, 1e-4),
-    ):
+    for name, kind, rate in (("aggregate", torch.optim.SGD, 0.01), ("vit aggregate", torch.optim.AdamW, 1e-4)):
         base, problem = made._base(name), made._problem("aggregate")
-        assert scoring._travelling(base, problem, "tda").points.momentum == momentum
+        assert scoring._travelling(base, problem, "tda").points.momentum == 0  # which is in the rates
         optimizer = scoring._travelling(base, problem, "gex").points.optimizer(parameters)
         assert type(optimizer) is kind
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
@@ -421,3 +418,27 @@ def test_learning_rates_follow_their_schedules():
     assert cycle[-1] < 1e-4
     assert max(rates(replace(experiment.ARCHITECTURES["paper"]["vit aggregate"], epochs=20))) == pytest.approx(1e-4)
     assert rates(replace(training.PAPER, epochs=10)) == pytest.approx([0.1] * 12 + [0.01] * 8)
+
+
+def test_effective_rates_are_those_of_the_momentum_of_each_step():
+    """η/(1 − β) of a cosine up and down again, in which β goes from 0.95 to 0.85 and back, by hand."""
+    epochs, steps = 20, 3
+    total = epochs * steps
+
+    def between(start, end, share):
+        return end + (start - end) * (1 + np.cos(np.pi * share)) / 2
+
+    up = 0.3 * total - 1
+    expected = []
+    for step in range(total):
+        if step <= up:
+            rate, momentum = between(0.01, 0.25, step / up), between(0.95, 0.85, step / up)
+        else:
+            share = (step - up) / (total - 1 - up)
+            rate, momentum = between(0.25, 1e-6, share), between(0.85, 0.95, share)
+        expected.append(rate / (1 - momentum))
+    found = training.effective_rates(replace(TINY, epochs=epochs), steps)
+    assert found == pytest.approx(np.asarray(expected).reshape(epochs, steps).mean(axis=1), rel=1e-9)
+    steady = replace(TINY, epochs=5, schedule="steps", rate=0.1)
+    assert training.effective_rates(steady, 2) == pytest.approx([1.0] * 3 + [0.1] * 2)
+    assert training.effective_rates(replace(steady, optimizer="adamw"), 2) == pytest.approx([0.1] * 3 + [0.01] * 2)

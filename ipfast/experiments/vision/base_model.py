@@ -40,7 +40,7 @@ class BaseModel:
         folder: with epoch-E.safetensors, features.npz and base.json.
         recipe: by which it was trained.
         features, val_features: [N, d] and [M, d], float32.
-        about: test accuracy and mean learning rate of every epoch, and steps of one.
+        about: test accuracy of every epoch, and steps of one.
     """
 
     folder: Path
@@ -80,11 +80,9 @@ def base_model(folder: Path, problem: Problem, recipe: Recipe, device: torch.dev
 def _train(folder: Path, problem: Problem, recipe: Recipe, device: torch.device, progress: bool) -> None:
     kept = {*checkpoint_epochs(recipe.epochs), *(epoch for _, *ends in segment_epochs(recipe.epochs) for epoch in ends)}
     test: list[float] = []
-    rates: list[float] = []
 
-    def after_epoch(epoch: int, network: nn.Sequential, rate: float) -> None:
+    def after_epoch(epoch: int, network: nn.Sequential) -> None:
         test.append(accuracy(network, *problem.test))
-        rates.append(rate)
         if epoch in kept:
             state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
             with written_whole(folder / f"epoch-{epoch}.safetensors") as beside:
@@ -97,6 +95,6 @@ def _train(folder: Path, problem: Problem, recipe: Recipe, device: torch.device,
         "val": extract(network, problem.val[0], progress=progress),
     }
     write_archive(folder / "features.npz", features)
-    about = {"test": test, "rates": rates, "steps": -(-len(problem.given) // recipe.batch_size)}
+    about = {"test": test, "steps": -(-len(problem.given) // recipe.batch_size)}
     with written_whole(folder / "base.json") as beside:
         beside.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -29,7 +29,7 @@ REMOVED = 0.05
 RATES = (0.025, 0.075, 0.1)
 """Of Table 4, beside REMOVED, whose cells are those of the part "removal"."""
 RATES_LEVEL = "aggregate"
-RATES_METHODS = ("ip_ensemble", "random")
+RATES_METHODS = ("ip_ensemble", "loss", "random")
 SIZES = (1, 5, 10, 15, 20)
 DROPPED = (0.01, 0.1, 0.5)
 """Of Table 5: sizes at rate 0.01, rates at size 5."""
@@ -152,7 +152,8 @@ class Vision(Experiment):
 
     def tables(self, records: Records) -> Iterator[str]:
         rates = (*RATES, REMOVED)
-        return report(records, self.methods, self.training, RATES_LEVEL, rates, ensemble_settings(), self.architectures)
+        of_rates = RATES_LEVEL, rates, RATES_METHODS
+        return report(records, self.methods, self.training, *of_rates, ensemble_settings(), self.architectures)
 
     def draw(self, records: Records, folder: Path) -> Iterator[Path]:
         return draw(records, self.methods, folder)
@@ -195,7 +196,7 @@ class Vision(Experiment):
             classes=problem.classes,
             seed=seed,
             device=here.device,
-            after_epoch=lambda _, network, __: test.append(accuracy(network, *problem.test)),
+            after_epoch=lambda _, network: test.append(accuracy(network, *problem.test)),
             progress=here.progress,
         )
         found = {"last": test[-1], "best": max(test), "kept": len(keep)}

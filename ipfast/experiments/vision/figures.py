@@ -22,7 +22,8 @@ def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Pat
 
 
 def _detection(records: Records, levels: Sequence[str], methods: Sequence[str], file: Path) -> Path:
-    """Wrong labels among the lowest 5 %, a panel a level, with intervals and the rate among all."""
+    """Wrong labels among the lowest 5 %, a panel a level, with intervals (of methods with chance the range of their seeds) and
+    the rate among all."""
     known = [method for method in methods if any(cell.part == "detection" and cell.method == method for cell in records)]
     figure, axes = panels(len(levels), width=3.2, height=0.6 + 0.26 * len(known))
     for axis, level in zip(axes, levels, strict=True):
@@ -33,8 +34,11 @@ def _detection(records: Records, levels: Sequence[str], methods: Sequence[str], 
                 continue
             rate = of_method[0]["base rate"]
             precision = 100 * np.mean([values["precision 0.05"] for values in of_method])
-            low, high = (100 * bound for bound in of_method[0]["interval 0.05"])
             axis.barh(place, precision, color=FAINT if method in CONTROLS else RIGHT, alpha=0.7)
+            if len(of_method) == 1:
+                low, high = (100 * bound for bound in of_method[0]["interval 0.05"])
+            else:  # from the lowest to the highest seed
+                low, high = (100 * bound(values["precision 0.05"] for values in of_method) for bound in (min, max))
             axis.plot([low, high], [place, place], color=INK, linewidth=1)
         if rate is not None:
             axis.axvline(100 * rate, color=INK, linewidth=1, linestyle=":")
@@ -51,7 +55,7 @@ def _removal(records: Records, levels: Sequence[str], methods: Sequence[str], fi
         found = {}
         for method in methods:
             values = by_seed(records, "removal", level, method, "last")
-            of = paired({seed: 100 * value for seed, value in values.items()}, {s: 100 * value for s, value in control.items()})
+            of = paired(values, control, 100)
             if of is not None and method != "random":
                 found[method] = of
         draw_differences(axis, found, "points of accuracy above random")

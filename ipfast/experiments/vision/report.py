@@ -21,6 +21,7 @@ def report(
     training: Recipe,
     rates_level: str,
     rates: Sequence[float],
+    rates_methods: Sequence[str],
     ensembles: Sequence[tuple[int, float]],
     architectures: Mapping[str, Recipe],
 ) -> Iterator[str]:
@@ -40,7 +41,7 @@ def report(
     known = [level for level in levels if level in CIFAR_N]
     yield from _detection(records, known, methods)
     yield from _removal(records, levels, methods)
-    yield from _rates(records, rates_level, sorted(rates))
+    yield from _rates(records, rates_level, sorted(rates), rates_methods)
     yield from _ensembles(records, known, ensembles)
     yield from _architectures(records, methods, architectures)
 
@@ -54,8 +55,8 @@ def _detection(records: Records, levels: Sequence[str], methods: Sequence[str]) 
     )
     for share in SHARES:
         yield (
-            f"Percentage of wrong labels among the lowest {share:.0%}, with its 95 % bootstrap interval (of the first seed); "
-            "in the last line that of all labels:\n\n"
+            f"Percentage of wrong labels among the lowest {share:.0%}, with its 95 % bootstrap interval, or ± over seeds of "
+            "methods that have any chance; in the last line that of all labels:\n\n"
         ) + table(["", *levels], _precision_rows(records, levels, methods, share))
     yield (
         "Share of the commonest label among the lowest 5 %, in %: high where a method would empty a class:\n\n"
@@ -69,7 +70,7 @@ def _precision_rows(records: Records, levels: Sequence[str], methods: Sequence[s
         for level in levels:
             of_level = sorted(cell for cell in records if cell[:3] == ("detection", level, method))
             text = spread_text(spread(by_seed(records, "detection", level, method, f"precision {share}").values()), 100, 1)
-            if of_level:
+            if len(of_level) == 1:
                 low, high = records[of_level[0]].values[f"interval {share}"]
                 text += f" [{100 * low:.1f}, {100 * high:.1f}]"
             row.append(text)
@@ -91,14 +92,14 @@ def _removal(records: Records, levels: Sequence[str], methods: Sequence[str]) ->
         )
 
 
-def _rates(records: Records, level: str, rates: Sequence[float]) -> Iterator[str]:
+def _rates(records: Records, level: str, rates: Sequence[float], methods: Sequence[str]) -> Iterator[str]:
     if not any(cell.part == "rates" for cell in records):
         return
     none = by_seed(records, "removal", level, "none", "last")
     places = {rate: ("rates", f"{level} {rate:.1%}") if rate != 0.05 else ("removal", level) for rate in rates}
     yield f"## Rates of removal ({level}, Table 4)"
     rows = [["none", spread_text(spread(none.values()), 100), *[""] * len(rates)]]
-    for method in ("ip_ensemble", "random"):
+    for method in methods:
         found = {rate: by_seed(records, *place, method, "last") for rate, place in places.items()}
         rows.append([method, "", *(spread_text(spread(values.values()), 100) for values in found.values())])
         rows.append([f"{method} minus none", "", *(difference_text(paired(values, none), 100) for values in found.values())])
@@ -118,9 +119,11 @@ def _ensembles(records: Records, levels: Sequence[str], ensembles: Sequence[tupl
         for size, rate in ensembles:
             found = (by_seed(records, "ensembles", f"{level} T={size} p={rate:g}", "ip_ensemble", name) for level in levels)
             rows.append([f"T = {size}, p = {rate:g}", *(spread_text(spread(each.values()), factor, digits) for each in found)])
-        single = (by_seed(records, "detection", level, "ip", name) for level in levels)
-        rows.append(["ip", *(spread_text(spread(each.values()), factor, digits) for each in single)])
-        if any(any(row[1:]) for row in rows[:-1]):
+        found_any = any(any(row[1:]) for row in rows)
+        for method in ("ip", "loss", "random"):
+            single = (by_seed(records, "detection", level, method, name) for level in levels)
+            rows.append([method, *(spread_text(spread(each.values()), factor, digits) for each in single)])
+        if found_any:
             yield f"{text}, ± over seeds of the masks:\n\n" + table(["", *levels], rows)
 
 

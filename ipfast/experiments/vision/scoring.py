@@ -14,7 +14,7 @@ from ...methods import Control, Method, get_method
 from ..chosen import seeded
 from .base_model import BaseModel, segment_epochs
 from .problem import Problem
-from .training import Recipe, make_optimizer
+from .training import Recipe, effective_rates, make_optimizer
 
 GEX_RATE = 0.01
 """Of the extra training, as the last one of the paper's schedule: that of one cycle ends at nothing."""
@@ -64,9 +64,11 @@ def _travelling(base: BaseModel, problem: Problem, name: str) -> Method:
     # A run shorter than three epochs has fewer segments.
     segments = [segment for segment in segment_epochs(len(base.about["test"])) if segment[2] > segment[0]]
     states = [[base.state(middle), base.state(end)] for _, middle, end in segments]
-    rates = [sum(base.about["rates"][start:end]) / (end - start) for start, _, end in segments]
+    # One cycle moves the momentum too, so that no single one turns mean rates into effective ones.
+    effective = effective_rates(base.recipe, base.about["steps"])
+    rates = [sum(effective[start:end]) / (end - start) for start, _, end in segments]
     steps = [(end - start) * base.about["steps"] for start, _, end in segments]
-    run = ipfast.Segments(states, learning_rates=rates, steps=steps, momentum=base.recipe.momentum)
+    run = ipfast.Segments(states, learning_rates=rates, steps=steps)
     return ipfast.Method(points=run, curvature=ipfast.Source(), name=name)
 
 

@@ -47,8 +47,8 @@ class Recipe:
 SMALL = Recipe("convnet", epochs=10, batch_size=256, rate=0.25, schedule="one-cycle", nesterov=True, shift=2)
 PAPER = Recipe("resnet34", epochs=100, batch_size=128, rate=0.1, schedule="steps", nesterov=False, shift=4)
 
-AfterEpoch = Callable[[int, nn.Sequential, float], None]
-"""(epochs done, the network in eval mode, mean learning rate of the epoch)"""
+AfterEpoch = Callable[[int, nn.Sequential], None]
+"""(epochs done, the network in eval mode)"""
 
 
 def train_network(
@@ -83,7 +83,6 @@ def train_network(
     ) as bar:
         for epoch in range(1, recipe.epochs + 1):
             network.train()
-            rates = 0.0
             for rows in torch.split(torch.randperm(len(y), generator=random), recipe.batch_size):
                 x = _augment(padded, rows, recipe.shift, random)
                 with fast(device):
@@ -91,13 +90,12 @@ def train_network(
                 optimizer.zero_grad()
                 loss = nn.functional.cross_entropy(z.float(), y[rows.to(device)])
                 loss.backward()  # type: ignore[no-untyped-call]
-                rates += float(schedule.get_last_lr()[0])
                 optimizer.step()
                 schedule.step()
                 bar.update(len(rows))
             network.eval()
             if after_epoch is not None:
-                after_epoch(epoch, network, rates / steps)
+                after_epoch(epoch, network)
     return network
 
 
@@ -106,6 +104,22 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe, rate: flo
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, rate, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(parameters, rate, recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay)
+
+
+def effective_rates(recipe: Recipe, steps: int) -> list[float]:
+    """Mean over each epoch of so many steps of η/(1 − β), what momentum β makes of a learning rate η; of AdamW of η itself."""
+    optimizer = make_optimizer([nn.Parameter(torch.zeros(()))], recipe, recipe.rate)
+    schedule = _schedule(optimizer, recipe, steps)
+    found = []
+    for _ in range(recipe.epochs):
+        total = 0.0
+        for _ in range(steps):
+            (group,) = optimizer.param_groups
+            total += group["lr"] / (1 - group.get("momentum", 0.0))
+            optimizer.step()
+            schedule.step()
+        found.append(total / steps)
+    return found
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
