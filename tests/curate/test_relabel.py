@@ -163,8 +163,16 @@ def test_queries_without_label_scores():
             label_scores(query, problem.x)
     with pytest.raises(ipfast.InputTypeError, match=r"expected query to be made by ipfast\.query; got Tensor"):
         label_scores(problem.x, problem.x)
-    with pytest.raises(ipfast.InputError, match=r"expected features of shape \[N, 12\] for this query; got \[29, 3\]"):
+    with pytest.raises(ipfast.InputError, match=r"expected features of shape \[N, 12\], the inputs of the head; got \[29, 3\]"):
         label_scores(ipfast.query(problem.model, problem.val), problem.x[:, :3])
+    for features, got in ((None, "NoneType"), ([["a"] * 12], "<U1")):
+        with pytest.raises(ipfast.InputTypeError, match=f"expected features to be numbers .*; got {got}"):
+            label_scores(ipfast.query(problem.model, problem.val), features)
+    for wrong in (torch.nan, torch.inf):
+        x = problem.x.clone()
+        x[3, 1] = wrong
+        with pytest.raises(ipfast.NonFiniteError, match="label_scores: expected finite features; row 3 has NaN or infinity"):
+            label_scores(ipfast.query(problem.model, problem.val), x)
 
 
 @pytest.mark.parametrize(
