@@ -59,7 +59,6 @@ CALLABLES = [
     ipfast.ops.dropout_mask,
     Masked,
     ipfast.curate.trim,
-    ipfast.curate.write_kept,
     ipfast.curate.relabel,
     ipfast.curate.label_scores,
     ipfast.curate.reweight,

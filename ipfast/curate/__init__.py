@@ -3,7 +3,6 @@
 from .changes import Report, report
 from .combining import combine
 from .curated import ACTIONS, Curated, apply
-from .files import write_kept
 from .relabelling import label_scores, relabel
 from .reweighting import reweight
 from .training import WithLabels, sampler, subset
@@ -23,5 +22,4 @@ __all__ = [
     "sampler",
     "subset",
     "trim",
-    "write_kept",
 ]
