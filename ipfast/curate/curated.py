@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, WeightedRandomSampler
 
+from ..checks import check_no_overwriting
 from ..data import check_output
 from ..data.writers import ARCHIVES, FORMATS
 from ..errors import InputError
@@ -74,6 +75,7 @@ class Curated:
         file = check_output(where, "out", out, (*FORMATS, *ARCHIVES))
         if report is not None:
             check_output(where, "report", report, (".json",))
+        check_no_overwriting(where, {"out": out, "report": report}, {"data": data})
         self._write(where, file, data)
         if report is not None:
             self.report.save(report)

@@ -299,6 +299,19 @@ def test_what_cannot_be_written_leaves_nothing(out, options, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["data.npz", "sub/../data.npz", "link.npz", "hard.npz"])
+def test_the_data_is_not_written_over(out, tmp_path):
+    file = tmp_path / "data.npz"
+    np.savez(file, features=X, labels=Y)
+    before = file.read_bytes()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.npz").symlink_to(file)
+    (tmp_path / "hard.npz").hardlink_to(file)
+    with pytest.raises(ipfast.InputError, match="curate: expected out to be another file than data; both are"):
+        apply(S, "trim", 2).save(tmp_path / out, file)
+    assert file.read_bytes() == (tmp_path / out).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("action", "options", "message"),
     [
