@@ -60,6 +60,7 @@ CALLABLES = [
     Masked,
     ipfast.curate.trim,
     ipfast.curate.relabel,
+    ipfast.curate.head_logits,
     ipfast.curate.label_scores,
     ipfast.curate.reweight,
     ipfast.curate.combine,
