@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,42 @@ def existing_file(where: str, argument: str, path: str | os.PathLike[str]) -> Pa
     if not result.is_file():
         raise InputError(f"{where}: expected {argument} to be a file; {str(result)!r} is a folder.")
     return result
+
+
+def check_no_overwriting(where: str, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Refuse, before any work, an output that is an input or another output; of what are no paths, or folders, nothing is said.
+
+    Args:
+        outputs, inputs: by the name of the argument: a path; a tuple or a mapping of these; or a list of Path objects, since
+            the strings in a list may be data.
+    """
+    named = [(name, path) for name, value in inputs.items() for path in _paths(value)]
+    for name, value in outputs.items():
+        for path in _paths(value):
+            for other, there in named:
+                if _is_same_file(path, there):
+                    raise InputError(
+                        f"{where}: expected {name} to be another file than {other}; both are {str(there)!r}, which would be "
+                        "overwritten. Choose another name."
+                    )
+            named.append((name, path))
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """The paths there are in it."""
+    if isinstance(value, (str, os.PathLike)):
+        yield Path(value)
+    elif isinstance(value, list):
+        yield from (Path(part) for part in value if isinstance(part, os.PathLike))
+    elif isinstance(value, (tuple, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _paths(part)
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    if one.is_dir():
+        return False
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def usable_device(where: str, device: str | torch.device | None) -> torch.device | None:

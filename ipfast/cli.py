@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ from typer.core import TyperGroup
 
 import ipfast
 
+from .checks import check_no_overwriting
 from .doctor import examine
 
 
@@ -42,6 +45,25 @@ app = typer.Typer(
 )
 
 
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make it a command, which refuses, before any work, to write over what it reads."""
+
+    @functools.wraps(function)
+    def guarded(**given: Any) -> None:
+        outputs = {f"--{name}": given.get(name) for name in ("out", "report")}
+        paths = {name: value for name, value in given.items() if isinstance(value, (Path, list)) and f"--{name}" not in outputs}
+        inputs = {
+            name if name == "scores" else f"--{name.replace('_', '-')}": value
+            for name, value in paths.items()
+            if isinstance(value, Path) or all(isinstance(part, Path) for part in value)
+        }
+        check_no_overwriting(function.__name__, outputs, inputs)
+        function(**given)
+
+    app.command()(guarded)
+    return guarded
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(ipfast.__version__)
@@ -66,7 +88,7 @@ def _pair(where: str, train: Path | None, features: Path | None, labels: Path | 
     )
 
 
-@app.command()
+@_command
 def score(
     head: Annotated[Path, typer.Option(help=".safetensors or .npz with weight [C, d] and bias [C].")],
     features: Annotated[
@@ -165,7 +187,7 @@ def _lowest_tokens(scores: ipfast.Scores, rows: int) -> None:
         typer.echo(f"{int(sequence[place]):>12}  {int(token[place]):>8}  {float(values[place]):>12.5g}")
 
 
-@app.command()
+@_command
 def curate(
     scores: Annotated[
         list[Path], typer.Argument(help="Scores written by ipfast score: .npy, .csv, .parquet or .safetensors; or several.")
@@ -178,13 +200,25 @@ def curate(
         float | None,
         typer.Option(help="Share of the lowest scores to drop or relabel, in (0, 1), or a count of 1 or more; default: 0.05."),
     ] = None,
-    features: Annotated[Path | None, typer.Option(help=".npy [N, d], to write the curated data itself.")] = None,
+    features: Annotated[Path | None, typer.Option(help=".npy [N, d], to write the curated data itself, or for --head.")] = None,
     labels: Annotated[Path | None, typer.Option(help=".npy [N]; without features to relabel, or to report on classes.")] = None,
     train: Annotated[Path | None, typer.Option(help=".npz or .safetensors with both, features and labels.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Drop or relabel the same share of every class.")] = False,
     how: Annotated[str, typer.Option(help="Of relabel: flip (two classes), runner_up, rdia_soft or ip_relabel.")] = "flip",
-    logits: Annotated[Path | None, typer.Option(help=".npy [N, C], for runner_up and rdia_soft.")] = None,
-    label_scores: Annotated[Path | None, typer.Option(help=".npy [N, C], for ip_relabel.")] = None,
+    head: Annotated[
+        Path | None, typer.Option(help="Of runner_up, rdia_soft and ip_relabel: the head, as ipfast score takes it.")
+    ] = None,
+    val: Annotated[
+        Path | None, typer.Option(help="Of ip_relabel: .npz or .safetensors with trusted features and labels.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Of ip_relabel with --head and --val: bce_with_logits for one output.")
+    ] = None,
+    stored_query: Annotated[
+        Path | None, typer.Option(help="Of ip_relabel, in place of --head and --val: a query that Query.save wrote.")
+    ] = None,
+    logits: Annotated[Path | None, typer.Option(help=".npy [N, C], in place of --head for runner_up and rdia_soft.")] = None,
+    label_scores: Annotated[Path | None, typer.Option(help=".npy [N, C], in place of --head and --val for ip_relabel.")] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Of reweight, by which scores are divided; default: their standard deviation.")
     ] = None,
@@ -198,10 +232,11 @@ def curate(
 
     Example: ipfast curate scores.npy --drop 0.05 --train data.npz --out curated.npz
     """
-    if drop is not None and drop >= 1 and drop != int(drop):
+    if drop is not None and drop >= 1 and not drop.is_integer():
         raise ipfast.InputError(f"curate: expected --drop to be a share in (0, 1) or a whole count; got {drop:g}.")
-    if drop is not None and action == "reweight":
-        raise ipfast.InputError("curate: expected no --drop with reweight, which keeps all samples. Leave it out.")
+    for option, is_given in (("drop", drop is not None), ("by-class", by_class)):
+        if is_given and action == "reweight":
+            raise ipfast.InputError(f"curate: expected no --{option} with reweight, which keeps all samples. Leave it out.")
     classes = train if labels is None else labels
     if by_class and classes is None:
         raise ipfast.InputError("curate: expected --labels or --train with --by-class, to know the classes; got neither.")
@@ -209,7 +244,12 @@ def curate(
         raise ipfast.InputError("curate: expected several files of scores with --combine; got one. Leave it out.")
     has_data = train is not None or features is not None
     data = _pair("curate", train, features, labels) if has_data else None
+    made_at_head: dict[str, Any] = {"head": head, "val": val, "loss": loss, "stored_query": stored_query}
+    of_classes: dict[str, Any] = {"logits": logits, "label_scores": label_scores}
+    _check_relabelling(how if action == "relabel" else action, has_data, made_at_head, of_classes)
     found = _objectives(scores, combine or "rank", query)
+    if how in RELABELLING:
+        of_classes |= _of_classes(how, train if features is None else features, **made_at_head)
     made = ipfast.curate.apply(
         found,
         action,
@@ -218,8 +258,7 @@ def curate(
         groups=groups,
         within=classes if by_class else None,
         how=how,
-        logits=logits,
-        label_scores=label_scores,
+        **of_classes,
         temperature=temperature,
         clip=clip,
     )
@@ -229,6 +268,54 @@ def curate(
         typer.echo(f"Kept {len(made.keep)} of {len(found)} samples: {out}")
     else:
         typer.echo(f"{'New labels' if made.action == 'relabel' else 'Weights'} of {len(found)} samples: {out}")
+
+
+RELABELLING = {
+    # what each rule computes from the features, or takes in its place
+    "runner_up": ("head", "logits"),
+    "rdia_soft": ("head", "logits"),
+    "ip_relabel": ("head", "val", "loss", "stored_query", "label_scores"),
+}
+
+
+def _check_relabelling(rule: str, has_data: bool, made: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse what the rule does not look at, and too much or too little of what it does."""
+    used = {name: value for name, value in {**made, **given}.items() if value is not None}
+    for name in used:
+        if name not in RELABELLING.get(rule, ()):
+            users = " or ".join(how for how, names in RELABELLING.items() if name in names)
+            raise ipfast.InputError(
+                f"curate: expected {_option(name)} with --action relabel --how {users} only; got {rule!r}. Leave it out."
+            )
+    if rule not in RELABELLING:
+        return
+    ways: tuple[tuple[str, ...], ...] = (("head",), ("logits",))
+    if rule == "ip_relabel":
+        ways = (("head", "val"), ("stored_query",), ("label_scores",))
+    if tuple(name for name in used if name != "loss") not in ways or ("loss" in used and "val" not in used):
+        every = ", or ".join(" and ".join(map(_option, way)) for way in ways)
+        raise ipfast.InputError(
+            f"curate: expected {every}, with --how {rule}; got {' and '.join(map(_option, used)) or 'none'}."
+        )
+    if not has_data and any(used.get(name) is not None for name in made):
+        raise ipfast.InputError(
+            f"curate: expected --train data.npz, or both --features and --labels, with {_option(next(iter(used)))}, which is "
+            "applied to them; got none."
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _of_classes(
+    how: str, features: Path | None, head: Path | None, val: Path | None, loss: str | None, stored_query: Path | None
+) -> dict[str, Any]:
+    """Logits, or scores under other labels, of the features."""
+    if how != "ip_relabel":
+        return {} if head is None else {"logits": ipfast.curate.head_logits(head, features)}
+    chosen = stored_query if head is None else ipfast.query(head, val, loss=loss or "auto")
+    return {} if chosen is None else {"label_scores": ipfast.curate.label_scores(chosen, features)}
 
 
 def _objectives(paths: list[Path], combine: str, query: str | None) -> ipfast.Scores:
@@ -249,7 +336,7 @@ def _of_query(scores: ipfast.Scores, query: str | None) -> ipfast.Scores:
     return dataclasses.replace(scores, values=scores.of(number), queries=None, members=None)
 
 
-@app.command()
+@_command
 def doctor() -> None:
     """Show versions and backends, and test each backend against the reference."""
     healthy = True
@@ -261,7 +348,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@_command
 def demo(
     cifar: Annotated[
         Path | None, typer.Option(help="Folder with cifar-10-batches-bin/ and CIFAR-10_human.pt: real human label noise.")
@@ -284,7 +371,7 @@ def _parts(values: list[str] | None) -> list[str] | None:
     return None if not values else [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
-@app.command()
+@_command
 def experiment(
     name: Annotated[str, typer.Argument(help="synthetic, vision, nlp or tabular.", show_default=False)],
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets; synthetic needs none.")] = None,

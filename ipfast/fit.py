@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .arguments import BATCH_SIZE, check_params, default_loss, known_loss
-from .checks import positive_integer, usable_device
+from .checks import check_no_overwriting, positive_integer, usable_device
 from .curvature import Factors, Fitted, Journal, Kept, Passes
 from .data import open_source
 from .data.writers import check_output
@@ -74,6 +74,7 @@ def fit(
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     loss = known_loss(where, loss, params)
     output = None if out is None else check_output(where, "out", out, (".safetensors",))
+    check_no_overwriting(where, {"out": out}, {"model": model, "train": train})
     target = usable_device(where, device)
     source = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
     journal = None

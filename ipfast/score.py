@@ -22,7 +22,7 @@ from .arguments import (
     require_one_query,
     require_val,
 )
-from .checks import check_precision, positive_integer, usable_device
+from .checks import check_no_overwriting, check_precision, positive_integer, usable_device
 from .curvature import Passes
 from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
@@ -186,6 +186,7 @@ def score(
             )
         require_pairs(where, chosen, {**alone, "keep_members": keep_members, "impact": impact != "utility"})
     output = None if out is None else check_output(where, "out", out, (".safetensors", *FORMATS))
+    check_no_overwriting(where, {"out": out}, {"model": model, "train": train, "val": val})
     target = usable_device(where, device)
     kernels = dispatch.select_backend(backend, device=target or _device_of(model, train)).name != "reference"
 

@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from problems import ROWS, linear_problem, token_problem
 from safetensors.torch import save_file
+from tolerances import FLOAT64_RELATIVE, assert_relative
 from typer.testing import CliRunner
 
 import ipfast
@@ -136,13 +138,96 @@ def test_curate_relabels_and_reports(folder):
     assert next(line for line in table if line[0] == "1")[1::3] == [str(ones), str(ones + 1), "1"]
     assert json.loads((folder / "r.json").read_text())["changed"] == 3
     done = run("curate", "scores.npy", "--action", "relabel", "--train", "data.npz", "--how", "runner_up", "--out", "l.npy")
-    assert "expected logits with how='runner_up'" in done.stderr
+    assert "curate: expected --head, or --logits, with --how runner_up; got none" in done.stderr
     np.save("z.npy", np.random.default_rng(0).normal(size=(ROWS, 5)))
     more = ("--how", "runner_up", "--logits", "z.npy", "--out")
     done = run("curate", "scores.npy", "--action", "relabel", "--train", "data.npz", *more, "l.npz", "--drop", "0.5")
     assert done.exit_code == 0, done.output
     found = np.load("l.npz")["labels"]
     assert (found != np.load("y.npy")).tolist() == [i < ROWS // 2 for i in range(ROWS)]
+
+
+@pytest.mark.parametrize("data", [("--train", "data.npz"), ("--features", "H.npy", "--labels", "y.npy")], ids=["one", "pair"])
+@pytest.mark.parametrize("how", ["runner_up", "rdia_soft", "ip_relabel"])
+def test_curate_relabels_at_a_head(how, data, folder):
+    """From files alone: the logits are those of the head, the scores of other labels those of scoring with each label."""
+    problem, scores = linear_problem(), truth()
+    scores.save("scores.npy")
+    val = VAL if how == "ip_relabel" else ()
+    options = ("--action", "relabel", "--how", how, "--drop", "0.3", *data, "--head", "head.safetensors", *val)
+    done = run("curate", "scores.npy", *options, "--out", "new.npy")
+    assert done.exit_code == 0, done.output
+    found, rows = torch.from_numpy(np.load("new.npy")), scores.lowest(0.3)
+    if how == "rdia_soft":
+        expected = ipfast.curate.relabel(scores, 0.3, problem.y, how=how, logits=problem.model(problem.x).detach())
+        assert_relative(found, expected, FLOAT64_RELATIVE)
+        return
+    kept = torch.ones(ROWS, dtype=torch.bool)
+    kept[rows] = False
+    assert torch.equal(found[kept], problem.y[kept])
+    values = problem.model(problem.x).detach()
+    if how == "ip_relabel":
+        under = [ipfast.score(problem.model, (problem.x, torch.full_like(problem.y, c)), problem.val).values for c in range(5)]
+        values = torch.stack(under, dim=1)
+    for row in rows.tolist():
+        others = [c for c in range(5) if c != int(problem.y[row])]
+        assert int(found[row]) == max(others, key=lambda c: float(values[row, c]))
+
+
+def test_curate_relabels_by_a_stored_query_and_at_a_head_of_one_output(folder):
+    problem, scores = linear_problem(), truth()
+    scores.save("scores.npy")
+    ipfast.query(problem.model, problem.val).save("query.safetensors")
+    relabel = ("curate", "scores.npy", "--action", "relabel", "--how", "ip_relabel", "--drop", "0.3")
+    done = run(*relabel, "--train", "data.npz", "--stored-query", "query.safetensors", "--out", "stored.npy")
+    assert done.exit_code == 0, done.output
+    run(*relabel, "--train", "data.npz", "--head", "head.safetensors", *VAL, "--out", "made.npy")
+    assert np.load("stored.npy").tolist() == np.load("made.npy").tolist()
+    y = (problem.y > 2).long()
+    np.save("y.npy", y.numpy())
+    np.savez("val.npz", features=problem.x_val.numpy(), labels=(problem.y_val > 2).numpy().astype(np.int64))
+    save_file({"weight": torch.ones(1, 12, dtype=torch.float64)}, "one.safetensors")
+    at = ("--features", "H.npy", "--labels", "y.npy", "--head", "one.safetensors", *VAL, "--loss", "bce_with_logits")
+    done = run(*relabel, *at, "--out", "binary.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load("binary.npy").tolist() == ipfast.curate.relabel(scores, 0.3, y).tolist()
+
+
+WRITES_OVER = {
+    "scores": (("curate", "s.npy", "--out", "s.npy"), "--out to be another file than scores"),
+    "scores_by_another_name": (("curate", "s.npy", "--out", "sub/../s.npy"), "--out to be another file than scores"),
+    "scores_by_a_link": (("curate", "s.npy", "--out", "link.npy"), "--out to be another file than scores"),
+    "one_of_several": (("curate", "s.npy", "y.npy", "--out", "y.npy"), "--out to be another file than scores"),
+    "train": (("curate", "s.npy", "--train", "data.npz", "--out", "data.npz"), "--out to be another file than --train"),
+    "labels": (
+        ("curate", "s.npy", "--labels", "y.npy", "--action", "relabel", "--out", "y.npy"),
+        "--out to be another file than --labels",
+    ),
+    "features": (
+        ("curate", "s.npy", "--features", "H.npy", "--labels", "y.npy", "--out", "H.npy"),
+        "--out to be another file than --features",
+    ),
+    "label_scores": (("curate", "s.npy", "--label-scores", "y.npy", "--out", "y.npy"), "another file than --label-scores"),
+    "report": (("curate", "s.npy", "--report", "s.npy", "--out", "k.npy"), "--report to be another file than scores"),
+    "each_other": (("curate", "s.npy", "--report", "k.npy", "--out", "k.npy"), "--report to be another file than --out"),
+    "score_labels": ((*PAIR, *VAL, "--out", "y.npy"), "--out to be another file than --labels"),
+    "score_head": ((*ONE, *VAL, "--out", "head.safetensors"), "--out to be another file than --head"),
+    "score_groups": ((*ONE, *VAL, "--groups", "y.npy", "--out", "y.npy"), "--out to be another file than --groups"),
+}
+
+
+@pytest.mark.parametrize("case", WRITES_OVER)
+def test_no_command_writes_over_what_it_reads(case, folder):
+    np.save("s.npy", np.arange(ROWS) / ROWS)
+    (folder / "sub").mkdir()
+    (folder / "link.npy").symlink_to("s.npy")
+    before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    arguments, message = WRITES_OVER[case]
+    done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith(f"ipfast: {arguments[0]}: expected ")
+    assert message in done.stderr
+    assert {file: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
 
 
 def test_curate_by_class_and_of_several_objectives(folder):
@@ -176,6 +261,7 @@ def test_curate_one_of_several_queries(folder):
         assert np.load("keep.npy").tolist() == ipfast.curate.trim(scores, 5, query=name).tolist()
 
 
+RELABEL = ("curate", "s.npy", "--out", "k.npy", "--action", "relabel", "--labels", "three.npy")
 BAD = {
     "no_data": (("score", "--head", "head.safetensors", *VAL), "score: expected either --train data.npz .* or both --features"),
     "half_a_pair": (("score", "--features", "H.npy", "--head", "head.safetensors", *VAL), "expected either --train"),
@@ -201,6 +287,40 @@ BAD = {
         "expected pairs of the 11 samples of val; got 29",
     ),
     "ending": ((*ONE, *VAL, "--out", "s.txt"), r"expected out to end in one of .*; got 's\.txt'"),
+    "curate_infinite": (("curate", "s.npy", "--out", "k.npy", "--drop", "inf"), "expected --drop to be a share .*; got inf"),
+    "curate_nan": (("curate", "s.npy", "--out", "k.npy", "--drop", "nan"), "expected a share between 0 and 1; got nan"),
+    "curate_by_class": (
+        ("curate", "s.npy", "--out", "k.npy", "--by-class", "--labels", "y.npy"),
+        "curate: expected labels to be 3 numbers",
+    ),
+    "curate_reweight_by_class": (
+        ("curate", "s.npy", "--out", "k.npy", "--action", "reweight", "--by-class", "--labels", "y.npy"),
+        "expected no --by-class with reweight",
+    ),
+    "curate_groups": (("curate", "s.npy", "--out", "k.npy", "--groups", "y.npy"), "curate: expected groups to be 3 numbers"),
+    "curate_no_head": ((*RELABEL, "--how", "rdia_soft"), "expected --head, or --logits, with --how rdia_soft; got none"),
+    "curate_no_val": (
+        (*RELABEL[:-2], "--how", "ip_relabel", "--head", "head.safetensors", "--train", "data.npz"),
+        "expected --head and --val, or --stored-query, or --label-scores, with --how ip_relabel; got --head",
+    ),
+    "curate_two_ways": ((*RELABEL, "--how", "runner_up", "--head", "h.npz", "--logits", "z.npy"), "got --head and --logits"),
+    "curate_loss": (
+        (*RELABEL, "--how", "ip_relabel", "--loss", "mse", "--stored-query", "q.safetensors"),
+        "got --stored-query and --loss|got --loss and --stored-query",
+    ),
+    "curate_no_features": (
+        (*RELABEL, "--how", "runner_up", "--head", "head.safetensors"),
+        "expected --train data.npz, .* with --head, which is applied to them; got none",
+    ),
+    "curate_superfluous_head": (
+        ("curate", "s.npy", "--out", "k.npy", "--head", "head.safetensors"),
+        "expected --head with --action relabel --how runner_up or rdia_soft or ip_relabel only; got 'trim'",
+    ),
+    "curate_superfluous_val": (
+        (*RELABEL, "--how", "runner_up", *VAL),
+        "expected --val with --action relabel --how ip_relabel only; got 'runner_up'",
+    ),
+    "curate_how": ((*RELABEL, "--how", "runnerup"), "Did you mean 'runner_up'"),
     "curate_count": (("curate", "s.npy", "--out", "k.npy", "--drop", "4"), "expected a count between 0 and 3; got 4"),
     "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected --drop to be a share .*; got 1.5"),
     "curate_zero": (("curate", "s.npy", "--out", "k.npy", "--drop", "0"), "expected a share between 0 and 1; got 0"),
@@ -223,9 +343,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_message_and_exit_code_2(case, folder):
-    import re
-
     np.save("s.npy", np.arange(3.0))
+    np.save("three.npy", [0, 1, 1])
     before = sorted(folder.iterdir())
     arguments, message = BAD[case]
     done = run(*arguments)

@@ -339,6 +339,26 @@ def test_out_receives_the_scores_and_ids(ending, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+@pytest.mark.parametrize("name", ["head", "train", "val"])
+def test_out_is_no_file_that_is_read(name, tmp_path):
+    problem = linear_problem()
+    head = {key: value.detach() for key, value in problem.head.state_dict().items()}
+    pairs = {"train": problem.train, "val": problem.val}
+    parts = {"head": head, **{key: {"features": x, "labels": y} for key, (x, y) in pairs.items()}}
+    for key, tensors in parts.items():
+        save_file(tensors, tmp_path / f"{key}.safetensors")
+    files = {key: tmp_path / f"{key}.safetensors" for key in parts}
+    before = files[name].read_bytes()
+    argument = "model" if name == "head" else name
+    sets = {"a": files["val"], "b": problem.val}
+    with pytest.raises(ipfast.InputError, match=f"score: expected out to be another file than {argument}; both are"):
+        ipfast.score(files["head"], str(files["train"]), sets, out=files[name])
+    if name != "val":
+        with pytest.raises(ipfast.InputError, match=f"fit: expected out to be another file than {argument}; both are"):
+            ipfast.fit(files["head"], files["train"], method="exact", out=str(files[name]))
+    assert files[name].read_bytes() == before
+
+
 @pytest.mark.parametrize("ids", [pandas.Series(["a", "b", "c"]), np.array(["a", "b", "c"], dtype=object), ("a", "b", "c")])
 def test_ids_as_pandas_and_numpy_have_them(ids):
     problem = linear_problem()

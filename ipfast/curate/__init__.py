@@ -3,7 +3,7 @@
 from .changes import Report, report
 from .combining import combine
 from .curated import ACTIONS, Curated, apply
-from .files import write_kept
+from .head_logits import head_logits
 from .relabelling import label_scores, relabel
 from .reweighting import reweight
 from .training import WithLabels, sampler, subset
@@ -16,6 +16,7 @@ __all__ = [
     "WithLabels",
     "apply",
     "combine",
+    "head_logits",
     "label_scores",
     "relabel",
     "report",
@@ -23,5 +24,4 @@ __all__ = [
     "sampler",
     "subset",
     "trim",
-    "write_kept",
 ]

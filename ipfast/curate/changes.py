@@ -7,14 +7,12 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import as_tensor
 from ..data.writers import check_output, written_whole
-from ..errors import InputError
-from .inputs import class_numbers
+from ..errors import InputError, InputTypeError
+from .inputs import class_numbers, kept_indices, read_values, sample_weights, soft_labels
 
 DONE = {"trim": "dropped", "relabel": "relabelled", "reweight": "effective"}
 """What the last column of a report counts."""
@@ -93,12 +91,13 @@ def report(
 
     Args:
         labels: [N] before, numbers or strings; None: nothing is told by class.
-        keep, new_labels, weights: what `trim`, `relabel` or `reweight` gave; one of them.
+        keep, new_labels, weights: what `trim`, `relabel` or `reweight` gave; one of them. keep may also be a mask [N] of bool,
+            true where a sample stays.
         groups: [N] of any other attribute, such as a sensitive one.
         rows: N, where neither labels nor groups nor anything else of N samples tells it.
 
     Raises:
-        InputError: not exactly one change was given, or lengths differ.
+        InputError, InputTypeError: not exactly one change was given, lengths differ, or one of them is no such numbers.
 
     >>> print(report(["a", "a", "b", "b"], keep=torch.tensor([1, 2, 3])))
     trim: 1 of 4 samples dropped (25.0 %)
@@ -106,41 +105,44 @@ def report(
     a              2   50.0 %          1   33.3 %          1   50.0 %
     b              2   50.0 %          2   66.7 %          0    0.0 %
     """
-    where = "report"
+    return changes("report", labels, keep=keep, new_labels=new_labels, weights=weights, groups=groups, rows=rows)
+
+
+def changes(
+    where: str,
+    labels: Any = None,
+    *,
+    keep: Any = None,
+    new_labels: Any = None,
+    weights: Any = None,
+    groups: Any = None,
+    rows: int | None = None,
+) -> Report:
+    """`report`, for whoever asks for it."""
     given = {"keep": keep, "new_labels": new_labels, "weights": weights}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         raise InputError(f"{where}: expected one of keep, new_labels and weights; got {' and '.join(named) or 'none'}.")
-    change = given[named[0]]
-    if not isinstance(change, Tensor):
-        array = np.asarray(change)
-        change = as_tensor(array) if array.dtype.kind in "iufb" else array
-    change = change.detach().cpu() if isinstance(change, Tensor) else change
-    known = [len(value) for value in (labels, groups) if value is not None and not isinstance(value, (str, os.PathLike))]
+    labels, groups = read_values(where, "labels", labels), read_values(where, "groups", groups)
     if rows is None:
-        if keep is None:
-            rows = len(change)
-        elif known:
-            rows = known[0]
-        else:
-            raise InputError(
-                f"{where}: expected labels, groups or rows beside keep, to know how many samples there were; got none."
-            )
+        about = {"labels": labels, "groups": groups, **({} if keep is not None else {named[0]: given[named[0]]})}
+        rows = next((_length(where, name, value) for name, value in about.items() if value is not None), None)
+    if rows is None:
+        raise InputError(
+            f"{where}: expected labels, groups or rows beside keep, to know how many samples there were; got none."
+        )
     before, names = class_numbers(where, "labels", labels, rows) if labels is not None else (None, [])
     group, group_names = class_numbers(where, "groups", groups, rows) if groups is not None else (None, [])
     ones = torch.ones(rows, dtype=torch.float64)
     if keep is not None:
-        wrong = (change < 0) | (change >= rows)
-        if bool(wrong.any()):
-            raise InputError(f"{where}: expected keep to hold indices of the {rows} samples; got {int(change[wrong][0])}.")
-        mass = torch.zeros(rows, dtype=torch.float64).index_fill(0, change.long(), 1)
+        mass = torch.zeros(rows, dtype=torch.float64).index_fill(0, kept_indices(where, keep, rows), 1)
         changed = mass == 0
         classes = _rows(names, before, mass, changed)
         return Report("trim", rows, int(changed.sum()), classes, _rows(group_names, group, mass, changed))
-    if len(change) != rows:
-        raise InputError(f"{where}: expected {named[0]} of the {rows} samples; got {len(change)}.")
     if weights is not None:
-        mass = change.double()
+        mass = sample_weights(where, weights)
+        if len(mass) != rows:
+            raise InputError(f"{where}: expected weights of the {rows} samples; got {len(mass)}.")
         below = mass < 1
         total, square = float(mass.sum()), float(mass.square().sum())
         about = {
@@ -152,7 +154,7 @@ def report(
         return Report("reweight", rows, int(below.sum()), *each, about)
     if labels is None or before is None:
         raise InputError(f"{where}: expected labels, those before, beside new_labels; got None.")
-    after, targets_names = _targets(where, change, names, rows)
+    after, targets_names = _targets(where, new_labels, names, rows)
     numbers = torch.tensor([targets_names.index(name) for name in names], dtype=torch.int64)[before]
     was = torch.nn.functional.one_hot(numbers, len(targets_names)).to(after)
     changed = (after != was).any(dim=1)
@@ -175,12 +177,30 @@ def _rows(names: list[str], numbers: Tensor | None, mass: Tensor, changed: Tenso
 
 def _targets(where: str, new: Any, names: list[str], rows: int) -> tuple[Tensor, list[str]]:
     """(targets [N, K] of labels after, the names of the K classes), of hard labels or of soft ones whose columns are 0..K−1."""
-    if isinstance(new, Tensor) and new.dim() == 2 and new.shape[1] > 1:
-        return new.double(), list(map(str, range(new.shape[1])))
+    soft = soft_labels(where, new, rows)
+    if soft is not None:
+        columns = list(map(str, range(soft.shape[1])))
+        strange = next((name for name in names if name not in columns), None)
+        if strange is not None:
+            raise InputError(
+                f"{where}: expected labels in 0..{len(columns) - 1}, the columns of soft new_labels; got {strange!r}. Encode "
+                "classes from 0 on."
+            )
+        return soft, columns
     numbers, after = class_numbers(where, "new_labels", new, rows)
     every = sorted({*names, *after}, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
     place = torch.tensor([every.index(name) for name in after], dtype=torch.int64)
     return torch.nn.functional.one_hot(place[numbers], len(every)).double(), every
+
+
+def _length(where: str, argument: str, values: Any) -> int:
+    """How many samples they are of."""
+    values = read_values(where, argument, values)
+    if not hasattr(values, "__len__") or (hasattr(values, "shape") and not values.shape):
+        raise InputTypeError(
+            f"{where}: expected {argument} to be an array, one entry for each sample; got {type(values).__name__}."
+        )
+    return len(values)
 
 
 def _is_number(name: str) -> bool:

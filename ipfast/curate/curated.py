@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, WeightedRandomSampler
 
+from ..checks import check_no_overwriting
 from ..data import check_output
 from ..data.writers import ARCHIVES, FORMATS
 from ..errors import InputError
 from ..registry import check_choice
-from .changes import Report, report
+from .changes import Report, changes
 from .files import write
-from .inputs import as_scores
+from .inputs import as_scores, class_numbers, read_values
 from .relabelling import relabel
 from .reweighting import reweight
 from .selection import lowest
@@ -74,6 +75,7 @@ class Curated:
         file = check_output(where, "out", out, (*FORMATS, *ARCHIVES))
         if report is not None:
             check_output(where, "report", report, (".json",))
+        check_no_overwriting(where, {"out": out, "report": report}, {"data": data})
         self._write(where, file, data)
         if report is not None:
             self.report.save(report)
@@ -146,19 +148,23 @@ def apply(
             raise InputError(f"{where}: expected no {name} with {action!r}; it is of {' and '.join(users)}. Leave it out.")
     found = as_scores(where, scores)
     rows, every = len(found), torch.arange(len(found))
+    labels, groups = read_values(where, "labels", labels), read_values(where, "groups", groups)
+    for name, values in (("labels", labels), ("groups", groups)):
+        if values is not None:  # before any work, and under the name by which they were given
+            class_numbers(where, name, values, rows)
     if action == "reweight":
         weights = reweight(found, temperature=temperature, clip=clip, query=query)
-        about = report(labels, weights=weights, groups=groups)
+        about = changes(where, labels, weights=weights, groups=groups)
         return Curated(action, every, every[:0], None, weights, about)
     amount = 0.05 if amount is None else amount
     if action == "trim":
         keep = trim(found, amount, within=within, query=query)
-        about = report(labels, keep=keep, groups=groups, rows=rows)
+        about = changes(where, labels, keep=keep, groups=groups, rows=rows)
         new = None
     else:
         if labels is None:
             raise InputError(f"{where}: expected labels with 'relabel'; got None.")
         keep = every
         new = relabel(found, amount, labels, how=how, logits=logits, label_scores=label_scores, within=within, query=query)
-        about = report(labels, new_labels=new, groups=groups, rows=rows)
+        about = changes(where, labels, new_labels=new, groups=groups, rows=rows)
     return Curated(action, keep, lowest(where, found, amount, within=within, query=query), new, None, about)

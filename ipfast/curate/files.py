@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data import check_output, read_pair, write_table
-from ..data.writers import ARCHIVES, FORMATS, write_archive
+from ..data import read_pair, write_table
+from ..data.writers import ARCHIVES, write_archive
 from ..errors import InputError
-from ..scores import Scores
-from .trimming import trim
-
-
-def write_kept(scores: Scores, amount: float, out: str | os.PathLike[str], *, data: Any = None) -> tuple[int, int]:
-    """Trim, and write what is kept to a file that appears only when complete.
-
-    Args:
-        scores, amount: as in `trim`.
-        out: .npy, .csv or .parquet for the kept indices; .npz or .safetensors for the kept `features`, `labels` and `index`.
-        data: the training data of .npz and .safetensors: a pair of arrays or .npy paths, or a path with both.
-
-    Returns:
-        (how many samples were kept, how many there were)
-    """
-    where = "curate"
-    file = check_output(where, "out", out, (*FORMATS, *ARCHIVES))
-    keep = trim(scores, amount).numpy()
-    write(where, file, {"index": keep}, rows=len(scores), data=data, keep=keep)
-    return len(keep), len(scores)
 
 
 def write(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import as_tensor
 from ..data.files import read_named, read_npy
-from ..errors import InputError, InputTypeError
+from ..errors import InputError, InputTypeError, NonFiniteError
 from ..scores import Scores
 
 
@@ -39,11 +39,12 @@ def as_scores(where: str, scores: Any, argument: str = "scores") -> Scores:
 
 def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Tensor, list[str]]:
     """(class of each sample [N], 0..K−1 in sorted order of the values, their names), of numbers or strings."""
-    if isinstance(values, (str, os.PathLike)):
-        values = _read(where, argument, values)
-    if hasattr(values, "to_numpy"):
-        values = values.to_numpy()
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    values = _array(where, argument, values)
+    if isinstance(values, Tensor):
+        # NumPy has no bfloat16, whose numbers float64 holds as they are.
+        values = values.detach().cpu()
+        values = (values.double() if values.dtype.is_floating_point else values).numpy()
+    array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.dtype.kind == "b":
@@ -51,15 +52,87 @@ def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Te
     if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.flat):
         array = array.astype(str)
     if array.dtype.kind not in "iufUT" or array.shape != (rows,):
+        got = f"{array.dtype} {list(array.shape)}" if array.ndim else type(values).__name__
         raise InputError(
-            f"{where}: expected {argument} to be {rows} numbers or strings, one for each scored sample; got {array.dtype} "
-            f"{list(array.shape)}."
+            f"{where}: expected {argument} to be {rows} numbers or strings, one for each scored sample; got {got}."
         )
     names, numbers = np.unique(array, return_inverse=True)
     if array.dtype.kind == "f" and np.isnan(names).any():
         raise InputError(f"{where}: expected {argument} without NaN; got it at row {int(np.isnan(array).nonzero()[0][0])}.")
     shown = [str(int(name)) if array.dtype.kind == "f" and name == int(name) else str(name) for name in names.tolist()]
     return torch.from_numpy(numbers.astype(np.int64).reshape(-1)), shown
+
+
+def kept_indices(where: str, keep: Any, rows: int) -> Tensor:
+    """Indices of kept samples, int64 [k], of whole numbers in [0, N) or of a mask [N] that is true where a sample stays."""
+    expected = f"indices of the {rows} samples, or a mask of them"
+    found = _tensor(where, "keep", keep, expected, mask=True)
+    if found.dim() != 1:
+        raise InputError(f"{where}: expected keep to be {expected}, in one dimension; got {list(found.shape)}.")
+    if found.dtype == torch.bool:
+        if len(found) != rows:
+            raise InputError(f"{where}: expected keep to be a mask of the {rows} samples; got {len(found)}.")
+        return found.nonzero()[:, 0]
+    if not len(found):
+        return found.long()
+    if found.dtype.is_floating_point:
+        raise InputTypeError(f"{where}: expected keep to be {expected}, as integers or bool; got {found.dtype}.")
+    wrong = (found < 0) | (found >= rows)
+    if bool(wrong.any()):
+        place = int(wrong.nonzero()[0])
+        raise InputError(
+            f"{where}: expected keep to hold indices of the {rows} samples; got {int(found[place])} at place {place}."
+        )
+    return found.long()
+
+
+def sample_weights(where: str, weights: Any) -> Tensor:
+    """Weights [N] in float64, finite and not negative."""
+    expected = "numbers [N], one for each sample"
+    found = _tensor(where, "weights", weights, expected).double()
+    if found.dim() != 1:
+        raise InputError(f"{where}: expected weights to be {expected}; got shape {list(found.shape)}.")
+    wrong = ~torch.isfinite(found) | (found < 0)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise InputError(f"{where}: expected finite weights that are not negative; got {float(found[row]):g} at row {row}.")
+    return found
+
+
+def soft_labels(where: str, values: Any, rows: int) -> Tensor | None:
+    """Soft targets [N, K] in float64, finite; None where labels are of another shape, as hard ones."""
+    array = _array(where, "new_labels", values)
+    if len(getattr(array, "shape", ())) != 2 or array.shape[1] < 2:
+        return None
+    found = _tensor(where, "new_labels", array, f"labels [{rows}], or soft targets [{rows}, K]").double()
+    if len(found) != rows:
+        raise InputError(f"{where}: expected new_labels of the {rows} samples; got {len(found)}.")
+    finite = torch.isfinite(found).all(dim=1)
+    if not bool(finite.all()):
+        raise InputError(f"{where}: expected finite new_labels; row {int((~finite).nonzero()[0])} has NaN or infinity.")
+    return found
+
+
+def head_inputs(where: str, values: Any, width: int) -> Tensor:
+    """h [N, d] of a head of that width, float64 where they are given so, else float32."""
+    h = _tensor(where, "features", values, f"numbers [N, {width}], the inputs of the head")
+    if h.dim() != 2 or h.shape[1] != width:
+        raise InputError(f"{where}: expected features of shape [N, {width}], the inputs of the head; got {list(h.shape)}.")
+    return h.to(torch.float64 if h.dtype == torch.float64 else torch.float32)
+
+
+def require_finite(where: str, outputs: Tensor, h: Tensor) -> None:
+    """Refuse features h [N, d] of NaN or infinity, which are seen in what was computed from them [N, C]."""
+    finite = torch.isfinite(outputs).all(dim=1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        what = "is too large" if bool(torch.isfinite(h[row]).all()) else "has NaN or infinity"
+        raise NonFiniteError(f"{where}: expected finite features; row {row} {what}. Leave it out, or compute it again.")
+
+
+def read_values(where: str, argument: str, values: Any) -> Any:
+    """The array where `values` is the path of one."""
+    return _read(where, argument, values) if isinstance(values, (str, os.PathLike)) else values
 
 
 def hard_labels(where: str, labels: Any, rows: int) -> tuple[Tensor, Tensor]:
@@ -112,20 +185,35 @@ def by_class(where: str, argument: str, values: Any, rows: int, labels: Tensor) 
 def _read(where: str, argument: str, path: str | os.PathLike[str]) -> Any:
     """The array of an .npy file, or the one of that name in an archive, where classes are its `labels`."""
     if os.fspath(path).endswith((".npz", ".safetensors")):
-        name = "labels" if argument in ("within", "new_labels") else argument
+        name = {"within": "labels", "new_labels": "labels", "keep": "index"}.get(argument, argument)
         return read_named(where, argument, path, (name,))[name]
     return read_npy(where, argument, path)
 
 
-def _tensor(where: str, argument: str, values: Any, expected: str) -> Tensor:
-    if isinstance(values, (str, os.PathLike)):
-        values = _read(where, argument, values)
-    if hasattr(values, "to_numpy") and not isinstance(values, Tensor):
-        values = values.to_numpy()
-    if isinstance(values, (list, tuple)):
-        values = np.asarray(values)
+def _array(where: str, argument: str, values: Any) -> Any:
+    """A path as the array in it, sequences and columns of a table as arrays; anything else as it is."""
+    values = read_values(where, argument, values)
+    if isinstance(values, Tensor):
+        return values
+    if hasattr(values, "to_numpy"):
+        return values.to_numpy()
+    if isinstance(values, (list, tuple, range)):
+        try:
+            return np.asarray([value.tolist() if isinstance(value, Tensor) else value for value in values])
+        except ValueError as error:
+            raise InputError(
+                f"{where}: expected {argument} with as many numbers in each row; got a {type(values).__name__} of rows of "
+                "different lengths."
+            ) from error
+    return values
+
+
+def _tensor(where: str, argument: str, values: Any, expected: str, *, mask: bool = False) -> Tensor:
+    """Numbers as a tensor; of arrays, bool as int64 except where they may be a `mask`."""
+    values = _array(where, argument, values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
-        values = as_tensor(values.astype(np.int64) if values.dtype.kind in "ub" else np.array(values))
+        kinds = "u" if mask else "ub"
+        values = as_tensor(values.astype(np.int64) if values.dtype.kind in kinds else values)
     if not isinstance(values, Tensor) or values.dtype.is_complex:
         kind = str(values.dtype) if isinstance(values, (np.ndarray, Tensor)) else type(values).__name__
         raise InputTypeError(f"{where}: expected {argument} to be {expected}; got {kind}.")

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.files import read_npy
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
 from ..query_file import Query
 from ..registry import check_choice
 from ..terms import Dot
-from .inputs import as_scores, by_class, hard_labels
+from .inputs import as_scores, by_class, hard_labels, head_inputs, require_finite
 from .selection import lowest
 
 HOW = ("flip", "runner_up", "rdia_soft", "ip_relabel")
@@ -112,13 +111,15 @@ def label_scores(query: Any, features: Any) -> Tensor:
 
     Args:
         query: of `ipfast.query` at the last layer, or the path of a stored one; of one query.
-        features: h [N, d], the inputs of the head, as an array, a tensor or an .npy path.
+        features: h [N, d], the inputs of the head: an array, a tensor, or the path of an .npy file, or of an .npz or
+            .safetensors file that holds `features`.
 
     Returns:
         [N, C], higher is better; [N, 2] for a binary head with one output. float64 for float64 features, else float32.
 
     Raises:
-        InputError, InputTypeError: the query is of another head, of a whole network or of several queries.
+        InputError, InputTypeError: the query is of another head, of a whole network or of several queries. NonFiniteError: a
+            sample has NaN or infinite features.
     """
     where = "label_scores"
     if isinstance(query, (str, os.PathLike)):
@@ -137,16 +138,12 @@ def label_scores(query: Any, features: Any) -> Tensor:
             f"{where}: expected a query of cross_entropy without class weights, or of bce_with_logits of one output; got "
             f"{form} of {outputs}{' with weights' if weight is not None else ''}."
         )
-    if isinstance(features, (str, os.PathLike)):
-        features = read_npy(where, "features", features)
-    h = torch.as_tensor(features)
-    if h.dim() != 2 or h.shape[1] != width:
-        raise InputError(f"{where}: expected features of shape [N, {width}] for this query; got {list(h.shape)}.")
-    h = h.to(torch.float64 if h.dtype == torch.float64 else torch.float32)
+    h = head_inputs(where, features, width)
     total = h.new_zeros(len(h), outputs)
     for term in terms:
         u = h @ term.gradient.to(h).T
         if term.bias_gradient is not None:
             u = u + term.bias_gradient.to(h)
         total -= term.weight * u
+    require_finite(where, total, h)
     return total if outputs > 1 else torch.cat([torch.zeros_like(total), total], dim=1)

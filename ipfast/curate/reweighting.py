@@ -51,7 +51,10 @@ def reweight(
     s = as_scores(where, scores).of(query).double()
     if not len(s):
         return s
-    tau = float(s.std(correction=0)) if temperature is None else float(temperature)
+    # By a power of two, which rounds nothing, so that neither squares nor differences of the scores overflow or vanish.
+    scale = 2.0 ** -min(max(math.frexp(float(s.abs().max()))[1], -1000), 1000)
+    s = s * scale
+    tau = float(s.std(correction=0)) if temperature is None else max(float(temperature) * scale, math.ulp(0.0))
     if tau == 0:  # all scores are equal
         return torch.ones_like(s)
     # Before the division, which for a small τ would overflow.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, WeightedRandomSampler
 
+from ..checks import positive_integer
 from ..errors import InputError, InputTypeError
+from .inputs import kept_indices, sample_weights
 
 
 class WithLabels(Dataset[Any]):
@@ -44,13 +47,16 @@ class WithLabels(Dataset[Any]):
         return (*sample[:-1], label)
 
 
-def subset(data: Any, keep: Tensor, labels: Tensor | None = None, labels_key: str = "labels") -> Subset[Any]:
+def subset(data: Any, keep: Any, labels: Tensor | None = None, labels_key: str = "labels") -> Subset[Any]:
     """The samples to train on, with new labels where they are given.
 
     Args:
         data: a Dataset, or anything with a length that is indexed by sample.
-        keep: indices as `trim` gives them.
+        keep: indices in [0, N) as `trim` gives them, in their order; or a mask [N] of bool, true where a sample stays.
         labels: of all samples, as `relabel` gives them. labels_key: their key, where the samples are mappings.
+
+    Raises:
+        InputError, InputTypeError: keep or labels are not of the samples of data, or data cannot be indexed.
 
     >>> data = torch.utils.data.TensorDataset(torch.tensor([5, 6, 7]), torch.tensor([0, 1, 1]))
     >>> [tuple(map(int, sample)) for sample in subset(data, torch.tensor([0, 2]), torch.tensor([1, 0, 1]))]
@@ -58,27 +64,39 @@ def subset(data: Any, keep: Tensor, labels: Tensor | None = None, labels_key: st
     """
     rows = None if labels is None else len(labels)
     _require_indexable("subset", data, rows)
-    indices = torch.as_tensor(keep).tolist()
-    if indices and not (min(indices) >= 0 and max(indices) < len(data)):
-        raise InputError(f"subset: expected keep to hold indices of the {len(data)} samples; got {max(indices)}.")
+    indices = kept_indices("subset", keep, len(data)).tolist()
     return Subset(data if labels is None else WithLabels(data, labels, labels_key), indices)
 
 
-def sampler(weights: Tensor, *, samples: int | None = None, seed: int | None = None) -> WeightedRandomSampler:
+def sampler(weights: Any, *, samples: int | None = None, seed: int | None = None) -> WeightedRandomSampler:
     """Draws samples in proportion to their weights, with replacement: DataLoader(data, batch_size=…, sampler=sampler(weights)).
 
     Args:
         weights: [N] as `reweight` gives them.
         samples: how many an epoch draws; None: N.
-        seed: of the draws; None: torch's own random numbers.
+        seed: of the draws, in 0 .. 2^64−1; None: torch's own random numbers.
+
+    Raises:
+        InputError, InputTypeError: weights are not finite, negative, or all zero; samples or seed are no such numbers.
     """
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    if weights.dim() != 1 or not len(weights) or not bool((weights >= 0).all()) or not bool(weights.sum() > 0):
-        raise InputError(
-            f"sampler: expected weights [N] that are not negative, and not all zero; got shape {list(weights.shape)}."
-        )
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return WeightedRandomSampler(weights.tolist(), len(weights) if samples is None else samples, generator=generator)
+    where = "sampler"
+    found = sample_weights(where, weights)
+    if not bool((found > 0).any()):
+        raise InputError(f"{where}: expected weights of which one is positive, to draw it; got {len(found)}, all zero.")
+    count = len(found) if samples is None else positive_integer(where, "samples", samples)
+    generator = None if seed is None else torch.Generator().manual_seed(_seed(where, seed))
+    if not math.isfinite(float(found.sum())):  # draws depend on the ratios alone
+        found = found / found.max()
+    return WeightedRandomSampler(found.tolist(), count, generator=generator)
+
+
+def _seed(where: str, seed: Any) -> int:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise InputTypeError(f"{where}: expected seed to be an integer; got {type(seed).__name__}. Pass an int.")
+    number = int(seed.__index__())
+    if not 0 <= number < 2**64:
+        raise InputError(f"{where}: expected seed to be in 0 .. 2^64-1; got {number}. Choose another one.")
+    return number
 
 
 def _require_indexable(where: str, data: Any, rows: int | None) -> None:

@@ -31,6 +31,11 @@ class Custom(Impact):
                     f"query: expected impact to return one number, f(logits, labels) -> scalar; got {got}. "
                     "Take the mean over the validation samples."
                 )
+            if value.is_complex():
+                raise InputError(
+                    f"query: expected impact to return a real number, f(logits, labels) -> scalar; got {value.dtype}. Take its "
+                    "real part or its absolute value."
+                )
             gradient = None
             if value.requires_grad:
                 (gradient,) = torch.autograd.grad(value.reshape(()), logits, allow_unused=True)

@@ -92,18 +92,65 @@ def test_names_that_are_not_numbers_and_new_ones():
     ("arguments", "message"),
     [
         ({}, "expected one of keep, new_labels and weights; got none"),
-        ({"keep": [0], "weights": [1.0]}, "got keep and weights"),
+        ({"keep": [0], "weights": [1.0]}, "expected one of .*; got keep and weights"),
         ({"keep": [0]}, "expected labels, groups or rows beside keep"),
         ({"labels": Y, "keep": [0, 6]}, "expected keep to hold indices of the 6 samples; got 6"),
         ({"labels": Y, "keep": [-1]}, "expected keep to hold indices of the 6 samples; got -1"),
-        ({"labels": Y, "weights": [1.0]}, r"expected labels to be 1 numbers or strings, .*; got int64 \[6\]"),
+        ({"labels": Y, "weights": [1.0]}, "expected weights of the 6 samples; got 1"),
         ({"new_labels": Y}, "expected labels, those before, beside new_labels"),
         ({"labels": Y, "keep": [0], "groups": ["a"]}, r"expected groups to be 6 numbers or strings"),
+        ({"labels": Y, "keep": [[0]]}, r"expected keep to be indices .* in one dimension; got \[1, 1\]"),
+        ({"labels": Y, "keep": torch.tensor([True])}, "expected keep to be a mask of the 6 samples; got 1"),
+        ({"labels": Y, "weights": [1.0, 1, np.nan, 1, 1, 1]}, "expected finite weights .*; got nan at row 2"),
+        ({"labels": Y, "weights": [1.0, -1, 1, 1, 1, 1]}, "expected finite weights .*; got -1 at row 1"),
+        ({"labels": Y, "weights": [[1.0] * 6]}, r"expected weights .* shape \[1, 6\]"),
+        (
+            {"labels": Y, "groups": iter(GROUPS), "keep": [0]},
+            "expected groups to be 6 numbers or strings, .*; got list_iterator",
+        ),
+        ({"labels": ["a", "b"], "new_labels": np.eye(2)}, r"expected labels in 0\.\.1, the columns of soft .*; got 'a'"),
+        ({"labels": [0, 1], "new_labels": np.full((2, 2), np.inf)}, "expected finite new_labels; row 0 has NaN or infinity"),
+        ({"labels": [0, 1], "new_labels": np.eye(3)}, "expected new_labels of the 2 samples; got 3"),
     ],
 )
 def test_what_cannot_be_reported(arguments, message):
-    with pytest.raises(ipfast.InputError, match=message):
+    with pytest.raises(ipfast.InputError, match=f"report: {message}"):
         report(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": Y, "keep": ["a"]}, "expected keep to be indices .*; got <U1"),
+        ({"labels": Y, "keep": torch.tensor([0.5])}, "expected keep .* as integers or bool; got torch.float32"),
+        ({"labels": Y, "weights": ["a"] * 6}, "expected weights to be numbers .*; got <U1"),
+        ({"weights": 1.0}, "expected weights to be an array, one entry for each sample; got float"),
+        ({"labels": 5, "keep": [0]}, "expected labels to be an array, one entry for each sample; got int"),
+        ({"groups": iter(GROUPS), "keep": [0]}, "expected groups to be an array, .*; got list_iterator"),
+        ({"labels": [0, 1], "new_labels": [["a", "b"], ["a", "b"]]}, "expected new_labels to be .* soft targets .*; got <U1"),
+    ],
+)
+def test_what_is_of_no_type_to_report(arguments, message):
+    with pytest.raises(ipfast.InputTypeError, match=f"report: {message}"):
+        report(**arguments)
+
+
+MASK = [True, False, True, True, False, True]
+
+
+@pytest.mark.parametrize("mask", [torch.tensor(MASK), np.array(MASK), MASK, pandas.Series(MASK)])
+def test_a_mask_keeps_the_samples_where_it_is_true(mask):
+    made = report(Y, keep=mask)
+    assert made == report(Y, keep=[0, 2, 3, 5])
+    assert made.changed == 2
+    data = TensorDataset(torch.from_numpy(X), torch.tensor(Y))
+    assert subset(data, mask).indices == [0, 2, 3, 5]
+
+
+def test_the_report_of_a_file_is_that_of_its_array(tmp_path):
+    np.save(tmp_path / "y.npy", Y)
+    np.save(tmp_path / "keep.npy", [0, 5])
+    assert report(tmp_path / "y.npy", keep=tmp_path / "keep.npy") == report(Y, keep=[0, 5])
 
 
 # Training
@@ -159,9 +206,40 @@ def test_what_cannot_be_trained_on():
         subset(data, torch.tensor([0]), torch.tensor(Y[1:]))
     with pytest.raises(ipfast.InputError, match="expected weights, which 'reweight' gives; this is of 'trim'"):
         apply(S, "trim", 2).sampler()
-    for weights in (torch.zeros(3), torch.tensor([-1.0, 2.0]), torch.ones(2, 2), torch.zeros(0)):
-        with pytest.raises(ipfast.InputError, match="expected weights"):
-            sampler(weights)
+    for keep in ([6, -1], [-1, 6]):
+        with pytest.raises(ipfast.InputError, match=f"subset: expected keep to hold indices .*; got {keep[0]} at place 0"):
+            subset(data, keep)
+    with pytest.raises(ipfast.InputError, match=r"subset: expected keep .* in one dimension; got \[1, 2\]"):
+        subset(data, torch.tensor([[0, 1]]))
+    for keep in (torch.tensor([0.5]), ["a"], 3, None):
+        with pytest.raises(ipfast.InputTypeError, match="subset: expected keep to be indices of the 6 samples"):
+            subset(data, keep)
+    assert subset(data, []).indices == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"weights": torch.zeros(3)}, ipfast.InputError, "expected weights of which one is positive"),
+        ({"weights": torch.zeros(0)}, ipfast.InputError, "expected weights of which one is positive"),
+        ({"weights": torch.tensor([-1.0, 2.0])}, ipfast.InputError, "expected finite weights .*; got -1 at row 0"),
+        ({"weights": [1.0, torch.inf]}, ipfast.InputError, "expected finite weights .*; got inf at row 1"),
+        ({"weights": torch.ones(2, 2)}, ipfast.InputError, r"expected weights to be numbers \[N\].*; got shape \[2, 2\]"),
+        ({"weights": ["a"]}, ipfast.InputTypeError, "expected weights to be numbers .*; got <U1"),
+        ({"samples": 0}, ipfast.InputError, "expected samples to be a positive integer; got 0"),
+        ({"samples": -1}, ipfast.InputError, "expected samples to be a positive integer; got -1"),
+        ({"samples": 2.5}, ipfast.InputTypeError, "expected samples to be a positive integer; got float"),
+        ({"seed": "a"}, ipfast.InputTypeError, "expected seed to be an integer; got str"),
+        ({"seed": -1}, ipfast.InputError, r"expected seed to be in 0 \.\. 2\^64-1; got -1"),
+    ],
+)
+def test_what_cannot_be_drawn(arguments, error, message):
+    with pytest.raises(error, match=f"sampler: {message}"):
+        sampler(**{"weights": [1.0, 2.0], **arguments})
+
+
+def test_weights_whose_sum_overflows_are_drawn_by_their_ratios():
+    assert list(sampler([1.5e308, 0.75e308, 0.75e308], samples=50, seed=0)) == list(sampler([2.0, 1, 1], samples=50, seed=0))
 
 
 # Files
@@ -221,6 +299,19 @@ def test_what_cannot_be_written_leaves_nothing(out, options, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["data.npz", "sub/../data.npz", "link.npz", "hard.npz"])
+def test_the_data_is_not_written_over(out, tmp_path):
+    file = tmp_path / "data.npz"
+    np.savez(file, features=X, labels=Y)
+    before = file.read_bytes()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.npz").symlink_to(file)
+    (tmp_path / "hard.npz").hardlink_to(file)
+    with pytest.raises(ipfast.InputError, match="curate: expected out to be another file than data; both are"):
+        apply(S, "trim", 2).save(tmp_path / out, file)
+    assert file.read_bytes() == (tmp_path / out).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("action", "options", "message"),
     [
@@ -232,6 +323,8 @@ def test_what_cannot_be_written_leaves_nothing(out, options, message, tmp_path):
         ("trim", {"logits": Z}, "expected no logits with 'trim'"),
         ("relabel", {"labels": Y, "clip": 3.0}, "expected no clip with 'relabel'; it is of reweight"),
         ("trim", {"amount": 7}, "expected a count between 0 and 6; got 7"),
+        ("trim", {"labels": Y[1:], "within": Y[1:]}, r"curate: expected labels to be 6 numbers .*; got int64 \[5\]"),
+        ("trim", {"groups": ["a"]}, "curate: expected groups to be 6 numbers"),
     ],
 )
 def test_options_of_other_actions_are_refused(action, options, message):

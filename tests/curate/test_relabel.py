@@ -11,7 +11,7 @@ from tolerances import FLOAT64_RELATIVE, assert_relative
 from torch import nn
 
 import ipfast
-from ipfast.curate import label_scores, relabel, trim
+from ipfast.curate import head_logits, label_scores, relabel, trim
 
 S = torch.tensor([0.3, -1.0, 0.2, -0.5, 0.1])
 Y = torch.tensor([2, 0, 1, 1, 0])
@@ -149,6 +149,43 @@ def test_label_scores_from_files(tmp_path):
     assert torch.equal(label_scores(tmp_path / "q.safetensors", tmp_path / "h.npy"), label_scores(query, problem.x))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_logits_of_a_head_are_its_output(bias, tmp_path):
+    head, x = nn.Linear(4, 3, bias=bias, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+    expected = torch.stack([sum(x[:, j] * w[j] for j in range(4)) for w in head.weight.detach()], dim=1)
+    expected = expected + head.bias.detach() if bias else expected
+    parameters = {name: value.detach().numpy() for name, value in head.state_dict().items()}
+    np.savez(tmp_path / "head.npz", **parameters)
+    np.save(tmp_path / "h.npy", x.numpy())
+    np.savez(tmp_path / "data.npz", features=x.numpy(), labels=np.zeros(9, np.int64))
+    for model, features in ((head, x), (tmp_path / "head.npz", tmp_path / "h.npy"), (head, str(tmp_path / "data.npz"))):
+        got = head_logits(model, features)
+        assert_relative(got, expected, FLOAT64_RELATIVE)
+        assert not got.requires_grad
+    assert head_logits(head, x.float()).dtype == head_logits(head, x.numpy().astype(np.float16)).dtype == torch.float32
+
+
+def test_what_has_no_logits():
+    head, x = nn.Linear(4, 3), torch.ones(9, 4)
+    ones = nn.Linear(4, 3)
+    nn.init.ones_(ones.weight)
+    with pytest.raises(
+        ipfast.InputTypeError, match=r"head_logits: expected head to be an nn\.Linear, or the path of one; got ReLU"
+    ):
+        head_logits(nn.ReLU(), x)
+    with pytest.raises(ipfast.InputError, match=r"head_logits: expected features of shape \[N, 4\].*; got \[9, 3\]"):
+        head_logits(head, x[:, :3])
+    with pytest.raises(ipfast.NonFiniteError, match="head_logits: expected finite features; row 0 is too large"):
+        head_logits(ones, torch.full((1, 4), 3e38))
+    x[2, 1] = torch.nan
+    with pytest.raises(ipfast.NonFiniteError, match="head_logits: expected finite features; row 2 has NaN or infinity"):
+        head_logits(head, x)
+    with torch.no_grad():
+        head.bias[0] = torch.inf
+    with pytest.raises(ipfast.InputError, match="head_logits: expected a finite bias of the head"):
+        head_logits(head, x[:2])
+
+
 def test_queries_without_label_scores():
     problem, network = linear_problem(), network_problem()
     groups = torch.arange(11) % 2
@@ -163,8 +200,16 @@ def test_queries_without_label_scores():
             label_scores(query, problem.x)
     with pytest.raises(ipfast.InputTypeError, match=r"expected query to be made by ipfast\.query; got Tensor"):
         label_scores(problem.x, problem.x)
-    with pytest.raises(ipfast.InputError, match=r"expected features of shape \[N, 12\] for this query; got \[29, 3\]"):
+    with pytest.raises(ipfast.InputError, match=r"expected features of shape \[N, 12\], the inputs of the head; got \[29, 3\]"):
         label_scores(ipfast.query(problem.model, problem.val), problem.x[:, :3])
+    for features, got in ((None, "NoneType"), ([["a"] * 12], "<U1")):
+        with pytest.raises(ipfast.InputTypeError, match=f"expected features to be numbers .*; got {got}"):
+            label_scores(ipfast.query(problem.model, problem.val), features)
+    for wrong in (torch.nan, torch.inf):
+        x = problem.x.clone()
+        x[3, 1] = wrong
+        with pytest.raises(ipfast.NonFiniteError, match="label_scores: expected finite features; row 3 has NaN or infinity"):
+            label_scores(ipfast.query(problem.model, problem.val), x)
 
 
 @pytest.mark.parametrize(

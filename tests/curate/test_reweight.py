@@ -39,6 +39,15 @@ def test_the_scale_of_the_scores_has_no_effect():
     assert_relative(reweight(1e5 * s + 3), reweight(s), FLOAT64_RELATIVE)
 
 
+@pytest.mark.parametrize("scale", [2.0**1023, 2.0**-700, 2.0**-1060])
+def test_scores_at_the_ends_of_the_range_have_the_weights_of_others(scale):
+    """Their differences, or the squares of these, are no numbers of float64."""
+    s = torch.tensor([1.0, -1.0, 0.5, 0.0], dtype=torch.float64)
+    assert torch.equal(reweight(s * scale), reweight(s))
+    assert torch.equal(reweight(s * scale, temperature=scale, clip=2.0), reweight(s, temperature=1.0, clip=2.0))
+    assert reweight(s * 2.0**1023, temperature=5e-324).tolist() == [4, 0, 0, 0]
+
+
 def test_what_the_clip_cuts_off_goes_to_the_others_in_proportion():
     s = torch.tensor([0.0, 1.0, 2.0, 9.0], dtype=torch.float64)
     free, clipped = reweight(s, temperature=1.0), reweight(s, temperature=1.0, clip=2.5)

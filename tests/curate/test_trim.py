@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import ipfast
 from ipfast import Scores
-from ipfast.curate import trim, write_kept
+from ipfast.curate import apply, trim
 
 
 def scores(values):
@@ -53,6 +53,7 @@ def test_scores_may_be_an_object_an_array_or_a_file(ending, tmp_path):
     ("given", "error", "message"),
     [
         ({"a": 1}, ipfast.InputTypeError, "expected scores to be a Scores object, numbers .*; got dict"),
+        ([[1], [1, 2]], ipfast.InputError, "trim: expected scores with as many numbers in each row; got a list"),
         (["a", "b"], ipfast.InputTypeError, "expected scores to be a Scores object, .*; got <U1"),
         (torch.tensor([0.0, torch.nan, 1.0]), ipfast.InputError, "trim: expected finite scores; row 1 has nan"),
         (torch.zeros(2, 2, 2), ipfast.InputError, r"floating-point tensor \[N\] or \[N, Q\]"),
@@ -118,7 +119,7 @@ H, Y = np.arange(8, dtype=np.float32).reshape(4, 2), np.array([3, 2, 1, 0])
 @pytest.mark.parametrize("ending", [".npy", ".csv", ".parquet"])
 def test_indices_are_written(ending, tmp_path):
     file = tmp_path / f"keep{ending}"
-    assert write_kept(scores(MADE), 0.25, file) == (3, 4)
+    apply(scores(MADE), "trim", 0.25).save(file)
     if ending == ".npy":
         assert np.load(file).tolist() == [0, 2, 3]
     elif ending == ".csv":
@@ -149,7 +150,7 @@ def archive(folder):
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])
 def test_the_curated_data_can_be_scored_again(ending, data, tmp_path):
     file = tmp_path / f"curated{ending}"
-    assert write_kept(scores(MADE), 1, file, data=data(tmp_path)) == (3, 4)
+    apply(scores(MADE), "trim", 1).save(file, data(tmp_path))
     found = dict(np.load(file)) if ending == ".npz" else load_file(file)
     assert found["index"].tolist() == [0, 2, 3]
     assert np.array_equal(found["features"], H[[0, 2, 3]])
@@ -169,5 +170,5 @@ def test_the_curated_data_can_be_scored_again(ending, data, tmp_path):
 )
 def test_what_cannot_be_written_is_refused(out, data, message, tmp_path):
     with pytest.raises(ipfast.InputError, match=message):
-        write_kept(scores(MADE), 1, tmp_path / out, data=data)
+        apply(scores(MADE), "trim", 1).save(tmp_path / out, data)
     assert list(tmp_path.iterdir()) == []

@@ -64,6 +64,7 @@ def test_a_callable_may_not_change_the_validation_data():
         (lambda z, y: z.sum(dim=1), r"expected impact to return one number.*; got \[7\]. Take the mean"),
         (lambda z, y: 3.0, "expected impact to return one number.*; got float"),
         (lambda z, y: None, "expected impact to return one number.*; got NoneType"),
+        (lambda z, y: z.sum() * 1j, "expected impact to return a real number.*; got torch.complex128"),
         (lambda z, y: z.argmax(dim=1).double().mean(), "expected impact to be differentiable.* Avoid argmax"),
         (lambda z, y: z.detach().mean(), "expected impact to be differentiable"),
         (lambda z, y: torch.ones((), requires_grad=True) * 2, "expected impact to be differentiable"),
