@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tolerances import (
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import ipfast
+from ipfast.data import glue
 from ipfast.experiments import run_experiment
 from ipfast.experiments.base import Surroundings
 from ipfast.experiments.cells import Cell
@@ -98,7 +100,7 @@ def write_qnli(file, random):
     for row in range(ROWS["qnli"]):
         word = random.choice(WORDS)
         other = word if row % 2 else random.choice(WORDS)
-        lines.append(f'{row}\tWhat is "{word}?\tIt is {other}.\t{qnli.LABELS[row % 2]}')
+        lines.append(f'{row}\tWhat is "{word}?\tIt is {other}.\t{("not_entailment", "entailment")[row % 2]}')
     file.write_text("\n".join(lines) + "\n")
 
 
@@ -128,8 +130,9 @@ def counts_of_words(texts, device, *, progress):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    for module, name in ((bank, "bank"), (celeba, "celeba"), (qnli, "qnli")):
+    for module, name in ((bank, "bank"), (celeba, "celeba")):
         monkeypatch.setattr(module, "ROWS", ROWS[name])
+    monkeypatch.setitem(glue.TASKS, "QNLI", replace(glue.TASKS["QNLI"], rows={"dev": ROWS["qnli"]}))
     monkeypatch.setattr(celeba, "SAMPLE", 200)
     monkeypatch.setattr(embeddings, "embed", counts_of_words)
     monkeypatch.setattr(embeddings, "require_packages", lambda: None)
@@ -479,9 +482,9 @@ def cut(content):
         ("jigsaw", replaced("toxic", "target"), "columns id, comment_text, toxic"),
         ("jigsaw", lambda content: content.replace(",1\r\n", ",2\r\n"), "0 and 1 in the column 'toxic'"),
         ("jigsaw", lambda content: content.replace(",1\r\n", ",0\r\n"), "0 and 1 in the column 'toxic'"),
-        ("qnli", cut, "fields|rows"),
+        ("qnli", cut, "columns on each line|samples"),
         ("qnli", replaced("question", "premise"), "columns index, question"),
-        ("qnli", lambda content: content.replace("not_entailment", "neutral"), "not_entailment and entailment"),
+        ("qnli", lambda content: content.replace("not_entailment", "neutral"), "one of entailment, not_entailment; line 2 has"),
     ],
 )
 def test_foreign_files_are_named_before_any_work(name, change, words, data, tmp_path):
@@ -512,6 +515,19 @@ def test_missing_files_are_named_before_any_work(name, data, tmp_path):
     assert not (tmp_path / "out").exists()
     others = [other for other in problem.DATA if other != name]
     run(data, tmp_path / "out", settings=[f"attack/{other}" for other in others], seeds=[0])
+
+
+@pytest.mark.parametrize("folder", ["glue", "glue_data", "."])
+def test_qnli_is_read_from_the_folders_of_glue_and_1_means_that_a_sentence_answers(folder, data):
+    """By the rows that were written; GLUE's own order of the labels is the other one."""
+    written = [line.split("\t") for line in (data / FILES["qnli"]).read_text().splitlines()[1:]]
+    (data / "glue").rename(data / "away")
+    (data / folder).mkdir(exist_ok=True)
+    (data / "away" / "QNLI").rename(data / folder / "QNLI")
+    questions, sentences, labels = qnli.read_qnli(data)
+    assert (questions, sentences) == ([row[1] for row in written], [row[2] for row in written])
+    assert labels.tolist() == [int(row[3] == "entailment") for row in written]
+    assert labels.dtype == np.int64
 
 
 def test_of_longer_files_as_many_comments_are_drawn_as_the_paper_has(data, monkeypatch):
