@@ -530,6 +530,58 @@ def test_qnli_is_read_from_the_folders_of_glue_and_1_means_that_a_sentence_answe
     assert labels.dtype == np.int64
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("bank", ',"no"', ',"yes"'),
+        ("bank", '"married"', '"single"'),
+        ("celeba", ".jpg -1", ".jpg  1"),
+        ("jigsaw", "two lines", "two  lines"),
+        ("jigsaw", ",0\r\n", ",1\r\n"),
+        ("qnli", "What is", "What was"),
+        ("qnli", "\tnot_entailment\n", "\tentailment\n"),
+    ],
+)
+def test_results_are_not_gone_on_with_from_other_data(name, old, new, data, tmp_path):
+    """One letter or label of a data set is another one."""
+    file = data / FILES[name]
+    content = file.read_bytes()
+    other = next(setting for setting in ("bank", "celeba") if setting != name)
+    parts = [f"attack/{name}", f"attack/{other}"]
+    folder = run(str(data), str(tmp_path / "out"), settings=parts, seeds=[0])
+    assert set(json.loads((folder / "data.json").read_text())) == {name, other}
+    old = old.replace(",", ";") if name == "bank" else old
+    new = new.replace(",", ";") if name == "bank" else new
+    assert old.encode() in content
+    file.write_bytes(content.replace(old.encode(), new.encode(), 1))
+    with pytest.raises(ipfast.InputError, match=f"results of '{name}' in .*tabular-small.*another --out"):
+        run(data, tmp_path / "out", settings=parts, seeds=[1])
+    assert len(rows(folder)) == 2
+    run(data, tmp_path / "out", settings=parts[1:], seeds=[1])
+    file.write_bytes(content)
+    run(data, tmp_path / "out", settings=parts, seeds=[1])
+    assert len(rows(folder)) == 4
+
+
+def test_the_digest_of_texts_is_that_of_any_machine(data, tmp_path, monkeypatch):
+    """Embeddings come in other last digits elsewhere, and the rows of both settings of a data set are the same."""
+    digests = {setting: tabular(data, tmp_path / "out").data_digest(setting) for setting in problem.SETTINGS}
+    assert len(set(digests.values())) == len(problem.DATA)
+    assert digests["jigsaw"] == digests["jigsaw-origin"]
+    monkeypatch.setattr(embeddings, "embed", pytest.fail)
+    assert tabular(data, tmp_path / "out").data_digest("qnli") == digests["qnli"]
+
+
+def test_kept_scores_of_other_samples_are_refused(data, tmp_path):
+    made = tabular(data, tmp_path / "out")
+    made.run(Cell("trim", "celeba", "ip", 0))
+    file = tmp_path / "out" / "scores" / "celeba" / "ip-0.safetensors"
+    kept = ipfast.Scores.load(file)
+    replace(kept, values=kept.values[:-1]).save(file)
+    with pytest.raises(ipfast.InputError, match=r"scores of 120 training samples in .*ip-0.safetensors.*\[119\]"):
+        tabular(data, tmp_path / "out").run(Cell("trim", "celeba", "ip", 0))
+
+
 def test_of_longer_files_as_many_comments_are_drawn_as_the_paper_has(data, monkeypatch):
     def comments():
         return Counter(zip(*jigsaw.read_jigsaw(data), strict=True))
