@@ -49,7 +49,7 @@ def write_lists(folder):
     (folder / "holistic_bias_nouns.json").write_text(json.dumps({"neutral": [["person", "people"], ["kid", "kids"]]}))
 
 
-def write_model(folder):
+def write_model(folder, seed=0):
     """A random BERT of one layer with a tokenizer of whole words, as save_pretrained writes them."""
     from ipfast.experiments.minilm import load_transformers
 
@@ -76,6 +76,6 @@ def write_model(folder):
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         transformers.BertModel(config).save_pretrained(folder)
     return folder

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import existing_file
 from ..errors import InputError, MissingFileError
 
 PLACES = ("glue", "glue_data", ".")
@@ -68,8 +69,9 @@ def task_file(folder: Path, task: Task, part: str) -> Path:
 def read_task(where: str, folder: Path, task: Task, part: str) -> tuple[list[tuple[str, ...]], np.ndarray]:
     """(one or two sentences of each sample, labels [N] int64) of "train" or "dev"."""
     file = task_file(folder, task, part)
-    if not file.is_file():
+    if not file.exists():
         raise MissingFileError(f"{where}: expected {task.name} of GLUE in {str(file)!r}; it does not exist. {task.source}")
+    existing_file(where, f"{task.name} of GLUE", file)
     try:
         lines = file.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:

@@ -58,6 +58,9 @@ class Experiment(ABC):
     """Seeds by scale."""
     takes_model: ClassVar[bool] = False
     """Whether it starts from a pretrained model."""
+    unpinned: ClassVar[tuple[str, ...]] = ()
+    """Folders of `surroundings.folder` whose files fit every recipe and all data, because nothing reads them or each is named
+    after a digest of what it is made from."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self.surroundings = surroundings
@@ -73,7 +76,15 @@ class Experiment(ABC):
 
     @abstractmethod
     def check(self, cells: Sequence[Cell]) -> None:
-        """Refuse, before any work, data files that are missing or foreign."""
+        """Refuse, before any work, data files that are missing or foreign, and a model that cannot be loaded."""
+
+    def data_digest(self, setting: str) -> str | None:
+        """`pins.digest` of all data that the cells of a setting are computed from: samples and labels of every part.
+
+        It must be the same on every machine, and so be made of what was read, not of what was computed in floating point. It is
+        asked for once a run and setting. None: nothing is pinned, and other data under the same --out go unnoticed.
+        """
+        return None
 
     @abstractmethod
     def run(self, cell: Cell) -> dict[str, Any]:

@@ -6,7 +6,6 @@ line, which the next one cuts off. The file is locked while it is open, so that 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -38,7 +37,13 @@ class Ledger:
         self._descriptor = -1
 
     def __enter__(self) -> Ledger:
-        self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise InputError(
+                f"experiment: expected {str(self.file)!r} to be a file that can be written; it is not ({error.strerror}). "
+                "Choose another --out."
+            ) from error
         try:
             self._lock()
             self._read()
@@ -92,25 +97,55 @@ class Ledger:
             self.finished[record.cell] = record
 
     def _record(self, number: int, line: bytes) -> Record:
-        found: Any = None
-        with contextlib.suppress(ValueError):
-            found = json.loads(line)
         try:
-            entry = dict(found)
+            entry = dict(json.loads(line, parse_constant=_no_number))
             header = {name: entry.pop(name) for name in self.header}
             cell = Cell(*(entry.pop(name) for name in Cell._fields))
-            values, seconds = dict(entry.pop("values")), float(entry.pop("seconds"))
+            values, seconds = entry.pop("values"), entry.pop("seconds")
+            reason = "" if header != self.header else _wrong(cell, values, seconds)
         except (TypeError, ValueError, KeyError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else "it is no object of JSON"
+        if reason:
             raise InputError(
-                f"experiment: expected a finished cell on line {number} of {str(self.file)!r}; it is none. Delete the line, or "
-                "choose another --out."
-            ) from error
+                f"experiment: expected a finished cell on line {number} of {str(self.file)!r}; it is none: {reason}. Delete "
+                "the line, or choose another --out."
+            )
         if header != self.header:
             raise InputError(
                 f"experiment: expected cells of {self.header} in {str(self.file)!r}; line {number} is of {header}. Choose "
                 "another --out."
             )
-        return Record(cell, values, seconds, entry)
+        return Record(cell, values, float(seconds), entry)
+
+
+def _wrong(cell: Cell, values: object, seconds: object) -> str:
+    """What a line has that no run has written, or nothing."""
+    for name, value in zip(Cell._fields, cell, strict=True):
+        kind: type = int if name == "seed" else str
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return f"its {name} is {value!r}"
+    if not isinstance(values, dict):
+        return f"its values are {values!r}"
+    for name, value in values.items():
+        if not _numeric(value):
+            return f"its value {name!r} is {value!r}"
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return f"its seconds are {seconds!r}"
+    return ""
+
+
+def _numeric(value: object) -> bool:
+    """Whether it is what `_finite` gives."""
+    if isinstance(value, dict):
+        return all(map(_numeric, value.values()))
+    if isinstance(value, list):
+        return all(map(_numeric, value))
+    return value is None or isinstance(value, (int, float))
+
+
+def _no_number(name: str) -> float:
+    """NaN and infinity, which are null in these files."""
+    raise ValueError(name)
 
 
 def _finite(value: Any) -> Any:
@@ -119,7 +154,7 @@ def _finite(value: Any) -> Any:
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(each) for each in value]
-    if isinstance(value, (str, bool, int)) or value is None:
+    if isinstance(value, (bool, int)) or value is None:
         return value
     number = float(value)
     return number if math.isfinite(number) else None

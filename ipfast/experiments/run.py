@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,7 @@ from .base import Experiment, Surroundings
 from .cells import Cell, Record, Records
 from .chosen import choose_methods
 from .ledger import Ledger
+from .pins import RESULTS, Pins, is_begun
 
 EXPERIMENTS = ("synthetic", "vision", "nlp", "tabular")
 SCALES = ("small", "paper")
@@ -32,8 +34,8 @@ OUT = Path("ipfast-experiments")
 def run_experiment(
     name: str,
     *,
-    data: Path | None = None,
-    out: Path = OUT,
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = OUT,
     scale: str = "small",
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
@@ -49,7 +51,8 @@ def run_experiment(
     Args:
         name: one of EXPERIMENTS.
         data: the folder of the data sets, in the layouts in which they are downloaded; "synthetic" needs none.
-        out: results go to out/NAME-SCALE: results.jsonl, tables.md, figures, and what later cells use again.
+        out: results go to out/NAME-SCALE: results.jsonl, tables.md, figures, and what later cells use again; recipe.json and
+            data.json tell what they were computed by and from.
         scale: "small", for two processor cores or minutes of a GPU; or "paper", the setting of the paper.
         methods: names of methods and controls; None: all that this version has.
         seeds: shared by all methods; None: those of the scale.
@@ -63,28 +66,32 @@ def run_experiment(
         The folder of the results. A cell that is in its results.jsonl is never run again.
 
     Raises:
-        InputError, InputTypeError, MissingFileError: an argument or a file does not fit. UnavailableError: a package is not
-        installed, or another process writes the same results.
+        InputError, InputTypeError, MissingFileError: an argument or a file does not fit, or the results that are there are of
+        another recipe or other data. UnavailableError: a package is not installed, or another process writes the same results.
     """
     check_choice("experiment", "NAME", name, EXPERIMENTS)
     check_choice("experiment", "--scale", scale, SCALES)
     target = usable_device("experiment", device) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder, source = _path("--out", out) / f"{name}-{scale}", None if data is None else _path("--data", data)
+    methods, seeds, settings = (
+        _listed(option, values) for option, values in (("--methods", methods), ("--seeds", seeds), ("--settings", settings))
+    )
     kind = _experiment(name)
     chosen, missing = choose_methods(name, kind.methods, methods)
-    folder = Path(out) / f"{name}-{scale}"
     if model is not None and not kind.takes_model:
         raise InputError(f"experiment: expected no --model for {name!r}, which starts from no pretrained one. Leave it out.")
-    experiment = kind(Surroundings(folder, data, scale, target, progress, model))
-    cells = _select(list(dict.fromkeys(experiment.cells(chosen, _seeds(seeds, kind.seeds[scale])))), settings)
+    experiment = kind(Surroundings(folder, source, scale, target, progress, model))
+    cells = _select(experiment, chosen, _seeds(seeds, kind.seeds[scale]), settings)
     experiment.check(cells)
     _make_folder(folder)
-    _pin(folder / "recipe.json", experiment.recipe)
-    if missing:
-        echo(f"Without {', '.join(missing)}: this version of ipfast does not have them yet.")
-    with Ledger(folder / "results.jsonl", experiment=name, scale=scale) as ledger:
+    with Ledger(folder / RESULTS, experiment=name, scale=scale) as ledger:
+        pins = Pins(folder, begun=bool(ledger.finished) or is_begun(folder, kind.unpinned))
+        pins.recipe(experiment.recipe)
+        if missing:
+            echo(f"Without {', '.join(missing)}: this version of ipfast does not have them yet.")
         pending = [cell for cell in cells if cell not in ledger.finished]
         echo(f"{len(cells) - len(pending)} of {len(cells)} cells are finished.")
-        _run_cells(experiment, pending, ledger, minutes, progress)
+        _run_cells(experiment, pending, ledger, pins, minutes, progress)
         left = [cell for cell in pending if cell not in ledger.finished]
         if left:
             echo(f"{len(left)} cells are left. The same command goes on with them.")
@@ -116,17 +123,47 @@ def _seeds(asked: Sequence[int] | None, default: Sequence[int]) -> list[int]:
     return sorted(set(asked))
 
 
-def _select(cells: list[Cell], settings: Sequence[str] | None) -> list[Cell]:
+def _path(option: str, value: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise InputTypeError(f"experiment: expected {option} to be a path; got {type(value).__name__}.") from error
+
+
+def _listed(option: str, values: Sequence[Any] | None) -> list[Any] | None:
+    """What was asked for, which must be something."""
+    if values is None:
+        return None
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InputTypeError(f"experiment: expected {option} to be a list; got {type(values).__name__}. Put it into a list.")
+    found = list(values)
+    if not found:
+        raise InputError(f"experiment: expected {option} to name something; got an empty list. Leave it out to run all.")
+    return found
+
+
+def _select(experiment: Experiment, methods: list[str], seeds: list[int], settings: list[str] | None) -> list[Cell]:
     """The cells of the parts and settings that were asked for."""
-    if settings is None:
-        return cells
-    known: dict[str, None] = {}
-    for cell in cells:
-        known |= dict.fromkeys([cell.part, cell.setting, f"{cell.part}/{cell.setting}"])
-    for name in settings:
-        check_choice("experiment", "--settings", name, known)
-    asked = set(settings)
-    return [cell for cell in cells if asked & {cell.part, cell.setting, f"{cell.part}/{cell.setting}"}]
+    cells = list(dict.fromkeys(experiment.cells(methods, seeds)))
+    if settings is not None:
+        known: dict[str, None] = {}
+        for cell in (*cells, *experiment.cells(experiment.methods, seeds)):
+            known |= dict.fromkeys(_names(cell))
+        for name in settings:
+            check_choice("experiment", "--settings", name, known)
+        cells = [cell for cell in cells if not set(settings).isdisjoint(_names(cell))]
+    if not cells:
+        of = "" if settings is None else f" of {', '.join(settings)}"
+        raise InputError(
+            f"experiment: expected --methods and --settings with a cell to run; {experiment.name} has none{of} with "
+            f"{', '.join(methods)}. Name other ones."
+        )
+    return cells
+
+
+def _names(cell: Cell) -> tuple[str, str, str]:
+    """Under which --settings a cell is."""
+    return cell.part, cell.setting, f"{cell.part}/{cell.setting}"
 
 
 def _make_folder(folder: Path) -> None:
@@ -139,27 +176,21 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _pin(file: Path, recipe: dict[str, Any]) -> None:
-    """Write the recipe into a new folder; refuse a folder with results of another one."""
-    text = json.dumps(recipe, indent=2, sort_keys=True) + "\n"
-    if not file.exists():
-        with written_whole(file) as beside:
-            beside.write_text(text, encoding="utf-8")
-    elif file.read_text(encoding="utf-8") != text:
-        raise InputError(
-            f"experiment: expected --out with results of the recipe of this version; {str(file)!r} says another one. Choose "
-            "another --out."
-        )
-
-
-def _run_cells(experiment: Experiment, pending: list[Cell], ledger: Ledger, minutes: float | None, progress: bool) -> None:
+def _run_cells(
+    experiment: Experiment, pending: list[Cell], ledger: Ledger, pins: Pins, minutes: float | None, progress: bool
+) -> None:
     started = monotonic()
+    digests = cache(experiment.data_digest)
+    for setting in dict.fromkeys(cell.setting for cell in pending):
+        if pins.has(setting):  # before hours of cells of others
+            pins.compare(setting, digests(setting))
     about = _about(experiment.surroundings.device)
     with tqdm(total=len(pending), unit=" cells", disable=not progress, smoothing=0) as bar:
         for place, cell in enumerate(pending):
             if minutes is not None and monotonic() - started >= 60 * minutes:
                 return
             bar.set_description(f"{cell} ({_left(pending[place:], ledger.finished)} left)")
+            pins.data(cell.setting, digests(cell.setting))
             begun = monotonic()
             values = experiment.run(cell)
             ledger.add(Record(cell, values, monotonic() - begun, about))

@@ -70,15 +70,42 @@ def test_a_cell_cannot_be_added_twice(tmp_path):
         ("null", "line 4"),
         ('{"experiment": "counting", "scale": "small"}', "line 4"),
         (json.dumps({"experiment": "counting", "scale": "paper"}), "line 4"),
+        ({"part": ["part"]}, r"line 4 .* its part is \['part'\]"),
+        ({"setting": 1}, "line 4 .* its setting is 1"),
+        ({"method": None}, "line 4 .* its method is None"),
+        ({"seed": "0"}, "line 4 .* its seed is '0'"),
+        ({"seed": 0.5}, "line 4 .* its seed is 0.5"),
+        ({"seed": True}, "line 4 .* its seed is True"),
+        ({"values": [["value", 1]]}, "line 4 .* its values are"),
+        ({"values": {"value": "0.5"}}, "line 4 .* its value 'value' is '0.5'"),
+        ({"values": {"list": [1, "2"]}}, "line 4 .* its value 'list' is"),
+        ({"values": {"value": float("nan")}}, "line 4"),
+        ({"seconds": "1"}, "line 4 .* its seconds are '1'"),
+        ({"experiment": ["counting"]}, "line 4 is of"),
     ],
 )
 def test_foreign_lines_are_refused_with_their_number(line, words, tmp_path):
     file = write(tmp_path / "results.jsonl")
+    if isinstance(line, dict):
+        line = json.dumps(json.loads(file.read_text().splitlines()[0]) | {"seed": 9} | line)
     with open(file, "a") as stream:
         stream.write(line + "\n")
     with pytest.raises(ipfast.InputError, match=words):
         finished(file)
     os.remove(file)  # it was closed
+
+
+def test_nested_numbers_are_values(tmp_path):
+    values = {"whole": 1, "none": None, "yes": True, "lists": [[1, 2.5], []], "named": {"a": 1}}
+    with ledger(tmp_path / "results.jsonl") as opened:
+        opened.add(Record(CELLS[0], values, 1.0))
+    assert finished(tmp_path / "results.jsonl")[CELLS[0]].values == values
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(ipfast.InputError, match=r"results.jsonl' to be a file that can be written"):
+        finished(tmp_path / "results.jsonl")
 
 
 def test_doubled_lines_and_lines_of_other_runs_are_refused(tmp_path):

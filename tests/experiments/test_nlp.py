@@ -66,7 +66,7 @@ def nlp(data, folder):
 
 
 def run(data, out, **options):
-    options = {"model": str(data / "model")} | options
+    options = {"model": str(Path(data) / "model")} | options
     return run_experiment("nlp", data=data, out=out, progress=False, echo=lambda _: None, **options)
 
 
@@ -105,8 +105,12 @@ def test_the_experiment_runs_to_its_tables_and_goes_on(data, tmp_path, monkeypat
     before = (folder / "results.jsonl").read_bytes()
     run(data, tmp_path / "out", settings=["RTE"], seeds=[0, 1])
     assert (folder / "results.jsonl").read_bytes() == before
-    with pytest.raises(ipfast.InputError, match="another --out"):
-        run(data, tmp_path / "out", settings=["RTE"], model=str(write_model(tmp_path / "other")))
+    # The same name, and other weights: what is told of it is read from the folder.
+    other = write_model(tmp_path / "other" / "model", seed=1)
+    assert (other / "model.safetensors").is_file()
+    with pytest.raises(ipfast.InputError, match=r"recipe of this version; .*recipe.json.*another --out"):
+        run(data, tmp_path / "out", settings=["RTE"], model=str(other))
+    assert (folder / "results.jsonl").read_bytes() == before
 
 
 def test_every_rewrite_is_logged(data, tmp_path):
@@ -318,6 +322,115 @@ def test_models_that_are_not_there_or_none_are_refused(data, tmp_path):
     (data / "model" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ipfast.InputError, match="cannot be loaded"):
         classifier.load_classifier(classifier.find_pretrained(str(data / "model")))
+
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def test_a_model_without_its_tokenizer_is_refused_before_any_work(data, tmp_path):
+    """transformers would make an empty one, to which every word is the same."""
+    for name in TOKENIZER:
+        (data / "model" / name).unlink(missing_ok=True)
+    assert not list((data / "model").glob("vocab*"))
+    with pytest.raises(ipfast.InputError, match=r"its tokenizer, one of tokenizer.json, vocab.txt.*'.*model' has no.*hub"):
+        run(data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for name in ("vocab.txt", "vocab.json", "spiece.model"):
+        (data / "model" / name).write_text("")
+        classifier.find_pretrained(str(data / "model"))
+        (data / "model" / name).unlink()
+
+
+def test_a_tokenizer_that_knows_few_words_is_refused_and_its_folder_free_again(data, tmp_path):
+    file = data / "model" / "tokenizer.json"
+    content = file.read_text()
+    changed = json.loads(content)
+    words = changed["model"]["vocab"]
+    changed["model"]["vocab"] = {word if place < 4 else f"{word}{word}": place for word, place in words.items()}
+    file.write_text(json.dumps(changed))
+    cells = {"settings": ["removal/SST-2"], "methods": ["none"], "seeds": [0]}
+    with pytest.raises(
+        ipfast.InputError, match=r"knows the words of the training texts; to that of 'model' (\S+) of \1 tokens"
+    ):
+        run(data, tmp_path / "out", **cells)
+    file.write_text(content)
+    with open(data / "model" / "config.json", "a") as stream:
+        stream.write("\n")  # another recipe
+    folder = run(data, tmp_path / "out", **cells)
+    assert len(rows(folder)) == 1
+
+
+def test_half_of_the_words_must_be_known(data):
+    pretrained = classifier.find_pretrained(str(data / "model"))
+    known = classifier.tokenize(pretrained, [("a film is good",), ("house tree is good",)], 64)
+    classifier.check_known(pretrained, known)
+    classifier.check_known(pretrained, classifier.tokenize(pretrained, [("house good",)], 64))
+    for texts in ([("a film is good",), ("one two three four five",)], [("",)]):
+        with pytest.raises(ipfast.InputError, match="tokenizer that knows the words"):
+            classifier.check_known(pretrained, classifier.tokenize(pretrained, texts, 64))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_model_that_cannot_be_loaded_is_refused_before_anything_is_written(name, data, tmp_path):
+    (data / "model" / name).write_text("no model")
+    with pytest.raises(ipfast.InputError, match=r"--model .*'model' cannot be loaded"):
+        run(data, tmp_path / "out", settings=["RTE"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_the_hub_does_not_have_is_refused_before_anything_is_written(data, tmp_path, monkeypatch):
+    import transformers
+
+    def absent(name, **options):
+        raise OSError(f"{name} is not a model identifier")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", absent)
+    with pytest.raises(ipfast.InputError, match=r"--model .*'nope/nope' cannot be loaded"):
+        run(data, tmp_path / "out", settings=["RTE"], model="nope/nope")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_selection_without_a_cell_is_refused(data, tmp_path):
+    with pytest.raises(ipfast.InputError, match="nlp has none of scores with none"):
+        run(data, tmp_path / "out", settings=["scores"], methods=["none"])
+    assert not (tmp_path / "out").exists()
+
+
+def replaced(old, new, count=1):
+    return lambda text: text.replace(old, new, count)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("glue/RTE/train.tsv", replaced("and and", "and  and", -1)),  # not all rows are among those that are trained on
+        ("glue/RTE/train.tsv", replaced("\tentailment\n", "\tnot_entailment\n")),
+        ("glue/RTE/dev.tsv", replaced("and and", "and  and")),
+        ("glue/RTE/dev.tsv", replaced("\tentailment\n", "\tnot_entailment\n")),
+        ("perturbation/bias_attribute_words.json", replaced('["he", "she"]', '["he", "woman"]')),
+    ],
+)
+def test_results_are_not_gone_on_with_from_other_data(file, change, data, tmp_path):
+    """One letter, label or word of the lists is another one."""
+    cells = {"settings": ["removal/RTE"], "methods": ["none"]}
+    folder = run(str(data), str(tmp_path / "out"), seeds=[0], **cells)
+    content = (data / file).read_text()
+    assert change(content) != content
+    (data / file).write_text(change(content))
+    with pytest.raises(ipfast.InputError, match=r"results of 'RTE' in .*nlp-small.*another --out"):
+        run(data, tmp_path / "out", seeds=[1], **cells)
+    (data / file).write_text(content)
+    run(data, tmp_path / "out", seeds=[1], **cells)
+    assert [row["seed"] for row in rows(folder)] == [0, 1]
+
+
+def test_kept_scores_of_other_samples_are_refused(data, tmp_path):
+    nlp(data, tmp_path / "out").scores("RTE", "ip", 0)
+    file = tmp_path / "out" / "scores" / "RTE" / "ip-fairness-0.safetensors"
+    kept = ipfast.Scores.load(file)
+    replace(kept, values=kept.values[:-1]).save(file)
+    with pytest.raises(ipfast.InputError, match=r"scores of 50 training samples in .*ip-fairness-0.safetensors.*\[49\]"):
+        nlp(data, tmp_path / "out").scores("RTE", "ip", 0)
 
 
 def test_the_packaged_weights_give_a_classifier_of_pairs():

@@ -85,6 +85,15 @@ def test_results_of_another_recipe_are_refused(tmp_path, monkeypatch):
         ({"methods": ["ipp"]}, ipfast.InputError, "Did you mean 'ip'"),
         ({"seeds": [-1]}, ipfast.InputError, "--seeds"),
         ({"seeds": [0.5]}, ipfast.InputTypeError, "--seeds"),
+        ({"seeds": []}, ipfast.InputError, "--seeds to name something"),
+        ({"methods": []}, ipfast.InputError, "--methods to name something"),
+        ({"settings": []}, ipfast.InputError, "--settings to name something"),
+        ({"methods": "ip"}, ipfast.InputTypeError, "--methods to be a list; got str"),
+        ({"seeds": 1}, ipfast.InputTypeError, "--seeds to be a list; got int"),
+        ({"data": 1}, ipfast.InputTypeError, "--data to be a path; got int"),
+        ({"name": "vision", "data": "nowhere"}, ipfast.MissingFileError, "'nowhere' is not a folder"),
+        ({"name": "tabular", "data": "nowhere"}, ipfast.MissingFileError, "'nowhere' is not a folder"),
+        ({"name": "nlp", "data": "nowhere"}, ipfast.MissingFileError, "'nowhere' is not a folder"),
         ({"settings": ["utility/mons"]}, ipfast.InputError, "Did you mean 'utility/moons'"),
         ({"device": "abacus"}, ipfast.InputError, "device"),
         ({"name": "vision"}, ipfast.MissingFileError, "--data to be the folder with cifar-10-batches-bin"),
@@ -102,6 +111,33 @@ def test_out_must_be_a_folder(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ipfast.InputError, match="--out"):
         count(tmp_path / "out")
+
+
+def test_folders_are_paths_or_their_names(tmp_path):
+    assert count(str(tmp_path), seeds=[0], data=str(tmp_path)) == count(tmp_path, seeds=[0]) == tmp_path / "synthetic-small"
+    with pytest.raises(ipfast.InputTypeError, match="--out to be a path; got NoneType"):
+        count(None)
+
+
+def test_a_selection_without_a_cell_is_refused_before_any_work(tmp_path, monkeypatch):
+    whole = Counting.cells
+    monkeypatch.setattr(
+        Counting, "cells", lambda self, methods, seeds: (c for c in whole(self, methods, seeds) if c[1:3] != ("a", "loss"))
+    )
+    with pytest.raises(ipfast.InputError, match="synthetic has none of a with loss"):
+        count(tmp_path / "out", methods=["loss"], settings=["a"])
+    monkeypatch.setattr(Counting, "cells", lambda *_: iter(()))
+    with pytest.raises(ipfast.InputError, match="synthetic has none with loss, random"):
+        count(tmp_path / "out", methods=["loss", "random"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--methods", "--settings"])
+def test_a_comma_alone_runs_nothing_and_says_so(option, tmp_path):
+    done = CliRunner().invoke(app, ["experiment", "synthetic", "--out", str(tmp_path / "out"), option, ","])
+    assert f"{option} to name something" in f"{done.output}{done.exception}"
+    assert done.exit_code != 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_methods_that_this_version_lacks_are_left_out_or_refused_by_name():

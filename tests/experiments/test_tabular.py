@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tolerances import (
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import ipfast
+from ipfast.data import glue
 from ipfast.experiments import run_experiment
 from ipfast.experiments.base import Surroundings
 from ipfast.experiments.cells import Cell
@@ -98,7 +100,7 @@ def write_qnli(file, random):
     for row in range(ROWS["qnli"]):
         word = random.choice(WORDS)
         other = word if row % 2 else random.choice(WORDS)
-        lines.append(f'{row}\tWhat is "{word}?\tIt is {other}.\t{qnli.LABELS[row % 2]}')
+        lines.append(f'{row}\tWhat is "{word}?\tIt is {other}.\t{("not_entailment", "entailment")[row % 2]}')
     file.write_text("\n".join(lines) + "\n")
 
 
@@ -128,8 +130,9 @@ def counts_of_words(texts, device, *, progress):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    for module, name in ((bank, "bank"), (celeba, "celeba"), (qnli, "qnli")):
+    for module, name in ((bank, "bank"), (celeba, "celeba")):
         monkeypatch.setattr(module, "ROWS", ROWS[name])
+    monkeypatch.setitem(glue.TASKS, "QNLI", replace(glue.TASKS["QNLI"], rows={"dev": ROWS["qnli"]}))
     monkeypatch.setattr(celeba, "SAMPLE", 200)
     monkeypatch.setattr(embeddings, "embed", counts_of_words)
     monkeypatch.setattr(embeddings, "require_packages", lambda: None)
@@ -479,9 +482,9 @@ def cut(content):
         ("jigsaw", replaced("toxic", "target"), "columns id, comment_text, toxic"),
         ("jigsaw", lambda content: content.replace(",1\r\n", ",2\r\n"), "0 and 1 in the column 'toxic'"),
         ("jigsaw", lambda content: content.replace(",1\r\n", ",0\r\n"), "0 and 1 in the column 'toxic'"),
-        ("qnli", cut, "fields|rows"),
+        ("qnli", cut, "columns on each line|samples"),
         ("qnli", replaced("question", "premise"), "columns index, question"),
-        ("qnli", lambda content: content.replace("not_entailment", "neutral"), "not_entailment and entailment"),
+        ("qnli", lambda content: content.replace("not_entailment", "neutral"), "one of entailment, not_entailment; line 2 has"),
     ],
 )
 def test_foreign_files_are_named_before_any_work(name, change, words, data, tmp_path):
@@ -512,6 +515,71 @@ def test_missing_files_are_named_before_any_work(name, data, tmp_path):
     assert not (tmp_path / "out").exists()
     others = [other for other in problem.DATA if other != name]
     run(data, tmp_path / "out", settings=[f"attack/{other}" for other in others], seeds=[0])
+
+
+@pytest.mark.parametrize("folder", ["glue", "glue_data", "."])
+def test_qnli_is_read_from_the_folders_of_glue_and_1_means_that_a_sentence_answers(folder, data):
+    """By the rows that were written; GLUE's own order of the labels is the other one."""
+    written = [line.split("\t") for line in (data / FILES["qnli"]).read_text().splitlines()[1:]]
+    (data / "glue").rename(data / "away")
+    (data / folder).mkdir(exist_ok=True)
+    (data / "away" / "QNLI").rename(data / folder / "QNLI")
+    questions, sentences, labels = qnli.read_qnli(data)
+    assert (questions, sentences) == ([row[1] for row in written], [row[2] for row in written])
+    assert labels.tolist() == [int(row[3] == "entailment") for row in written]
+    assert labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("bank", ',"no"', ',"yes"'),
+        ("bank", '"married"', '"single"'),
+        ("celeba", ".jpg -1", ".jpg  1"),
+        ("jigsaw", "two lines", "two  lines"),
+        ("jigsaw", ",0\r\n", ",1\r\n"),
+        ("qnli", "What is", "What was"),
+        ("qnli", "\tnot_entailment\n", "\tentailment\n"),
+    ],
+)
+def test_results_are_not_gone_on_with_from_other_data(name, old, new, data, tmp_path):
+    """One letter or label of a data set is another one."""
+    file = data / FILES[name]
+    content = file.read_bytes()
+    other = next(setting for setting in ("bank", "celeba") if setting != name)
+    parts = [f"attack/{name}", f"attack/{other}"]
+    folder = run(str(data), str(tmp_path / "out"), settings=parts, seeds=[0])
+    assert set(json.loads((folder / "data.json").read_text())) == {name, other}
+    old = old.replace(",", ";") if name == "bank" else old
+    new = new.replace(",", ";") if name == "bank" else new
+    assert old.encode() in content
+    file.write_bytes(content.replace(old.encode(), new.encode(), 1))
+    with pytest.raises(ipfast.InputError, match=f"results of '{name}' in .*tabular-small.*another --out"):
+        run(data, tmp_path / "out", settings=parts, seeds=[1])
+    assert len(rows(folder)) == 2
+    run(data, tmp_path / "out", settings=parts[1:], seeds=[1])
+    file.write_bytes(content)
+    run(data, tmp_path / "out", settings=parts, seeds=[1])
+    assert len(rows(folder)) == 4
+
+
+def test_the_digest_of_texts_is_that_of_any_machine(data, tmp_path, monkeypatch):
+    """Embeddings come in other last digits elsewhere, and the rows of both settings of a data set are the same."""
+    digests = {setting: tabular(data, tmp_path / "out").data_digest(setting) for setting in problem.SETTINGS}
+    assert len(set(digests.values())) == len(problem.DATA)
+    assert digests["jigsaw"] == digests["jigsaw-origin"]
+    monkeypatch.setattr(embeddings, "embed", pytest.fail)
+    assert tabular(data, tmp_path / "out").data_digest("qnli") == digests["qnli"]
+
+
+def test_kept_scores_of_other_samples_are_refused(data, tmp_path):
+    made = tabular(data, tmp_path / "out")
+    made.run(Cell("trim", "celeba", "ip", 0))
+    file = tmp_path / "out" / "scores" / "celeba" / "ip-0.safetensors"
+    kept = ipfast.Scores.load(file)
+    replace(kept, values=kept.values[:-1]).save(file)
+    with pytest.raises(ipfast.InputError, match=r"scores of 120 training samples in .*ip-0.safetensors.*\[119\]"):
+        tabular(data, tmp_path / "out").run(Cell("trim", "celeba", "ip", 0))
 
 
 def test_of_longer_files_as_many_comments_are_drawn_as_the_paper_has(data, monkeypatch):

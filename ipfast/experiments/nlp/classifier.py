@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from .rewriting import Sentences
 CLASSES = 2
 Tokens = list[dict[str, list[int]]]
 """Of each text its token ids, and what else the model takes, without padding."""
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""Files, one of which every tokenizer has. Without any, transformers makes an empty one, to which all words are the same."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ def find_pretrained(model: str) -> Pretrained:
             f"experiment: expected --model to be a folder with config.json and model.safetensors; {model!r} has no such files. "
             "Pass what save_pretrained has written."
         )
+    if not any(path.is_file() for name in TOKENIZERS for path in folder.glob(name)):
+        raise InputError(
+            f"experiment: expected --model to be a folder with its tokenizer, one of {', '.join(TOKENIZERS)}; {model!r} has no "
+            "such file. Get it from where the weights are from: on the hub it lies beside them, and "
+            "tokenizer.save_pretrained(FOLDER) writes it."
+        )
     digest = hashlib.sha256()
     for file in (folder / "config.json", *weights):
         with open(file, "rb") as stream:
@@ -59,6 +68,12 @@ def find_pretrained(model: str) -> Pretrained:
                 digest.update(block)
     name = minilm.NAME if model == minilm.NAME else folder.resolve().name
     return Pretrained(str(folder), {"name": name, "sha256": digest.hexdigest()})
+
+
+def check_pretrained(pretrained: Pretrained) -> None:
+    """Refuse, before any work, a model whose tokenizer or configuration cannot be loaded; its weights are large, and wait."""
+    _from_pretrained("AutoTokenizer", pretrained)
+    _from_pretrained("AutoConfig", pretrained)
 
 
 class Classifier(nn.Module):
@@ -108,6 +123,20 @@ def tokenize(pretrained: Pretrained, texts: list[Sentences], longest: int) -> To
     tokenizer = _from_pretrained("AutoTokenizer", pretrained)
     found = tokenizer(*(list(part) for part in zip(*texts, strict=True)), truncation=True, max_length=longest)
     return [{name: found[name][row] for name in found} for row in range(len(texts))]
+
+
+def check_known(pretrained: Pretrained, tokens: Tokens) -> None:
+    """Refuse a tokenizer that knows few of the texts' words."""
+    tokenizer = _from_pretrained("AutoTokenizer", pretrained)
+    unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
+    counts = Counter(token for each in tokens for token in each["input_ids"] if token == unknown or token not in special)
+    words = counts.total()
+    if not words or (unknown is not None and 2 * counts[unknown] > words):
+        raise InputError(
+            f"experiment: expected --model with a tokenizer that knows the words of the training texts; to that of "
+            f"{pretrained.about['name']!r} {counts[unknown]:,} of {words:,} tokens are unknown. Get the tokenizer from where "
+            "the weights are from, or choose a model for English."
+        )
 
 
 def pad(tokens: Tokens, device: torch.device, filler: int) -> dict[str, Tensor]:

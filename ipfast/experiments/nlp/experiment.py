@@ -17,10 +17,12 @@ from ..base import Experiment, Surroundings
 from ..cells import Cell, Records
 from ..checkpoints import BASE_SEED, CHECKPOINTS
 from ..chosen import WITH_CHANCE, seed_of_scores
+from ..kept_scores import kept_scores
+from ..pins import digest
 from . import problem as problems
 from . import scoring
 from .base_model import BaseModel, base_model
-from .classifier import find_pretrained
+from .classifier import check_pretrained, find_pretrained
 from .fairness import evaluate
 from .figures import draw
 from .problem import Problem, log_rewrites, read_problem, settings_of
@@ -45,12 +47,14 @@ class Nlp(Experiment):
     )
     seeds: ClassVar[dict[str, tuple[int, ...]]] = {"small": (0, 1, 2), "paper": (0, 1, 2)}
     takes_model = True
+    unpinned = ("rewrites",)
 
     def __init__(self, surroundings: Surroundings, training: Recipe | None = None) -> None:
         super().__init__(surroundings)
         training = RECIPES[surroundings.scale] if training is None else training
         self.training = training if surroundings.model is None else replace(training, model=surroundings.model)
         self.pretrained = find_pretrained(self.training.model)
+        self._problem = cache(self._read_problem)
         self._texts = cache(self._make_texts)
         self._base = cache(self._make_base)
 
@@ -83,13 +87,22 @@ class Nlp(Experiment):
             yield from (Cell("scores", setting, method, 0) for method in SLOW if method in methods)
 
     def check(self, cells: Sequence[Cell]) -> None:
-        folder = self.surroundings.data_folder("glue/ and perturbation/")
         for setting in dict.fromkeys(cell.setting for cell in cells):
-            read_problem(folder, setting, self.training.most)
+            self._problem(setting)
+        check_pretrained(self.pretrained)
+
+    def data_digest(self, setting: str) -> str | None:
+        of = self._problem(setting)
+        halves = [
+            part
+            for half in (of.val, of.test)
+            for part in (half.texts, half.labels, [rewrite.rewritten for rewrite in half.rewrites])
+        ]
+        return digest(of.texts, of.labels, *halves)
 
     def run(self, cell: Cell) -> dict[str, Any]:
         if cell.part == "base":
-            return self._base(cell.setting).about | _sizes(self._texts(cell.setting).problem)
+            return self._base(cell.setting).about | _sizes(self._problem(cell.setting))
         if cell.part == "scores":
             return self._lowest(cell)
         texts = self._texts(cell.setting)
@@ -104,17 +117,15 @@ class Nlp(Experiment):
 
     def objectives(self, setting: str, method: str, seed: int) -> dict[str, ipfast.Scores]:
         """Scores by objective, computed once and kept in files: "removal" takes those of "scores"."""
-        chance = seed_of_scores(method, seed)
-        folder = self.surroundings.folder / "scores" / setting
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {}
-        for objective in scoring.objectives_of(method):
-            file = folder / f"{method}-{objective}-{chance}.safetensors"
-            if not file.exists():
-                base, problem = self._base(setting), self._texts(setting).problem
-                scoring.score(base, problem, method, objective, chance).save(file)
-            found[objective] = ipfast.Scores.load(file)
-        return found
+        chance, problem = seed_of_scores(method, seed), self._problem(setting)
+
+        def one(objective: str) -> ipfast.Scores:
+            file = self.surroundings.folder / "scores" / setting / f"{method}-{objective}-{chance}.safetensors"
+            return kept_scores(
+                file, len(problem.labels), lambda: scoring.score(self._base(setting), problem, method, objective, chance)
+            )
+
+        return {objective: one(objective) for objective in scoring.objectives_of(method)}
 
     def tables(self, records: Records) -> Iterator[str]:
         return report(records, self.methods, self.training, self.pretrained.about["name"])
@@ -122,12 +133,16 @@ class Nlp(Experiment):
     def draw(self, records: Records, folder: Path) -> Iterator[Path]:
         return draw(records, self.methods, folder)
 
+    def _read_problem(self, setting: str) -> Problem:
+        return read_problem(self.surroundings.data_folder("glue/ and perturbation/"), setting, self.training.most)
+
     def _make_texts(self, setting: str) -> Texts:
-        problem = read_problem(self.surroundings.data_folder("glue/ and perturbation/"), setting, self.training.most)
+        problem = self._problem(setting)
+        made = make_texts(problem, self.pretrained, self.training.longest)
         folder = self.surroundings.folder / "rewrites"
         folder.mkdir(parents=True, exist_ok=True)
         log_rewrites(folder / f"{setting}.jsonl", problem)
-        return make_texts(problem, self.pretrained, self.training.longest)
+        return made
 
     def _make_base(self, setting: str) -> BaseModel:
         here = self.surroundings
@@ -137,7 +152,7 @@ class Nlp(Experiment):
 
     def _lowest(self, cell: Cell) -> dict[str, Any]:
         """Whom the lowest 5 % of a method are: of which label, how many of ip's, and whether its objectives agree."""
-        labels = self._texts(cell.setting).problem.labels
+        labels = self._problem(cell.setting).labels
         parts = self.objectives(cell.setting, cell.method, cell.seed)
         lowest = scoring.combine(parts).lowest(REMOVED)
         others = self.scores(cell.setting, "ip", 0).lowest(REMOVED)

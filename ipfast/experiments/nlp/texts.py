@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .classifier import Pretrained, Tokens, tokenize
+from .classifier import Pretrained, Tokens, check_known, tokenize
 from .problem import Problem
 
 
@@ -22,12 +22,18 @@ class Texts:
 
 
 def make_texts(problem: Problem, pretrained: Pretrained, longest: int) -> Texts:
-    """Tokens of a task for one model, at most `longest` of a text."""
+    """Tokens of a task for one model, at most `longest` of a text.
+
+    Raises:
+        InputError: the model's tokenizer cannot be loaded, or does not know most of the training texts.
+    """
     halves = (problem.val, problem.test)
+    train = tokenize(pretrained, problem.texts, longest)
+    check_known(pretrained, train)
     return Texts(
         problem,
         pretrained,
-        tokenize(pretrained, problem.texts, longest),
+        train,
         *(tokenize(pretrained, half.texts, longest) for half in halves),
         *(tokenize(pretrained, half.rewritten(half.changed), longest) for half in halves),
     )

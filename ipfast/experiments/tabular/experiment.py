@@ -16,6 +16,8 @@ import ipfast
 from ..base import Experiment, Surroundings
 from ..cells import Cell, Records
 from ..chosen import seed_of_scores
+from ..kept_scores import kept_scores
+from ..pins import digest
 from . import attack as attacks
 from . import bank, celeba, defence, embeddings, jigsaw, problem
 from .attack import accuracy, draw_rows, mixed, move
@@ -56,9 +58,11 @@ class Tabular(Experiment):
     )
     seeds: ClassVar[dict[str, tuple[int, ...]]] = dict.fromkeys(("small", "paper"), tuple(range(attacks.ATTACKS)))
     """Of attacks. The paper's setting takes minutes, so that both scales are the same."""
+    unpinned = ("embeddings",)
 
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(surroundings)
+        self._digest = cache(self._read_digest)
         self._raw = cache(lambda name: read_raw(name, self._data(), self._embed))
         self._problem = lru_cache(1)(lambda setting: make_problem(setting, self._raw))
         self._model = lru_cache(1)(lambda setting: defence.train(self._problem(setting)))
@@ -92,12 +96,15 @@ class Tabular(Experiment):
                 yield from (Cell(part, setting, method, seed) for method in methods for seed in seeds)
 
     def check(self, cells: Sequence[Cell]) -> None:
-        folder = self._data()
+        self._data()
         names = list(dict.fromkeys(data_of(cell.setting).name for cell in cells))
         if set(names) & set(EMBEDDED):
             embeddings.require_packages()
         for name in names:
-            read_raw(name, folder, lambda _, texts: np.zeros((len(texts), 1)))
+            self._digest(name)  # which reads all of it
+
+    def data_digest(self, setting: str) -> str | None:
+        return self._digest(data_of(setting).name)
 
     def run(self, cell: Cell) -> dict[str, Any]:
         of, (_, y) = self._problem(cell.setting), self._problem(cell.setting).test
@@ -120,12 +127,9 @@ class Tabular(Experiment):
 
     def scores(self, setting: str, method: str, seed: int) -> ipfast.Scores:
         """Scores of a method, computed once and kept in a file: all curations take the same."""
-        chance = seed_of_scores(method, seed)
+        chance, of = seed_of_scores(method, seed), self._problem(setting)
         file = self.surroundings.folder / "scores" / setting / f"{method}-{chance}.safetensors"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            defence.score(self._problem(setting), self._model(setting), method, chance).save(file)
-        return ipfast.Scores.load(file)
+        return kept_scores(file, len(of.train[1]), lambda: defence.score(of, self._model(setting), method, chance))
 
     def tables(self, records: Records) -> Iterator[str]:
         return report(records, self.methods)
@@ -135,6 +139,17 @@ class Tabular(Experiment):
 
     def _data(self) -> Path:
         return self.surroundings.data_folder("bank/, celeba/, jigsaw/ and glue/")
+
+    def _read_digest(self, name: str) -> str:
+        """Of a data set as it was read: texts themselves and not their embeddings, which no two machines compute alike."""
+        read: list[str] = []
+
+        def take(_: str, texts: list[str]) -> np.ndarray:
+            read.extend(texts)
+            return np.zeros((len(texts), 1))
+
+        raw = read_raw(name, self._data(), take)
+        return digest(read, raw.features, raw.labels)
 
     def _embed(self, name: str, texts: list[str]) -> np.ndarray:
         here = self.surroundings
