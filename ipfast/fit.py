@@ -63,7 +63,7 @@ def fit(
     >>> linear = torch.nn.Linear(2, 2, bias=False, dtype=torch.float64)
     >>> h, y = torch.eye(2, dtype=torch.float64), torch.tensor([0, 1])
     >>> fitted = fit(linear, (h, y), method="exact", progress=False)
-    >>> scores = __import__("ipfast").score(linear, (h, y), (h, y), method=fitted, progress=False)
+    >>> scores = __import__("ipfast").score(linear, (h, y), (h[:1], y[:1]), method=fitted, progress=False)
     >>> scores.method
     'exact'
     """

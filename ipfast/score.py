@@ -200,8 +200,6 @@ def score(
             raise InputError(f"{where}: expected no tokens='each' with method 'random', one number a sample. Leave it out.")
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
-    if check and validation is not None:
-        _warn_of_train(train, val)
     queries = stored.queries if stored is not None else None if validation is None else validation.names
     passes = Passes(where, chosen.name, progress, source.rows)
     asked: dict[str, Any] = {"stored": stored, "result": Result(combine, keep_members), "queries": queries}
@@ -217,6 +215,8 @@ def score(
             device=target,
             check=check,
         )
+        if check and validation is not None:
+            _warn_of_train(train, val)
         job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size, by=by)
         if not aggregate:
             assert validation is not None
@@ -237,6 +237,8 @@ def score(
         precision=precision,
         check=check,
     )
+    if check and validation is not None:
+        _warn_of_train(train, val)
     made = head_scores(
         head_engine, chosen, chosen_impact, validation, source, check=check, kernels=kernels, passes=passes, **asked
     )

@@ -442,3 +442,15 @@ def test_effective_rates_are_those_of_the_momentum_of_each_step():
     steady = replace(TINY, epochs=5, schedule="steps", rate=0.1)
     assert training.effective_rates(steady, 2) == pytest.approx([1.0] * 3 + [0.1] * 2)
     assert training.effective_rates(replace(steady, optimizer="adamw"), 2) == pytest.approx([0.1] * 3 + [0.01] * 2)
+
+
+def test_a_folder_of_results_belongs_to_its_images(data, tmp_path):
+    options = {"settings": ["removal/aggregate"], "methods": ["none"]}
+    run(data, tmp_path / "out", seeds=[0], **options)
+    file = data / cifar.CIFAR10.folder / cifar.CIFAR10.test[0]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # one pixel
+    file.write_bytes(content)
+    with pytest.raises(ipfast.InputError, match="aggregate"):
+        run(data, tmp_path / "out", seeds=[0, 1], **options)
+    assert len(rows(tmp_path / "out" / "vision-small")) == 1

@@ -82,7 +82,7 @@ def _differences(records: Records, settings: Sequence[str], methods: Sequence[st
             found = {}
             for method in methods:
                 values = by_seed(records, "removal", setting, method, name)
-                of = paired({s: 100 * value for s, value in values.items()}, {s: 100 * value for s, value in control.items()})
+                of = paired(values, control, 100)
                 if of is not None and method != "none":
                     found[method] = of
             draw_differences(axis, found, label)

@@ -15,6 +15,7 @@ from ..base import Experiment, Surroundings
 from ..cells import Cell, Records
 from ..checkpoints import BASE_SEED, CHECKPOINTS
 from ..chosen import WITH_CHANCE, seed_of_scores
+from ..pins import digest
 from . import problem as problems
 from . import scoring
 from .architectures import ARCHITECTURES
@@ -123,6 +124,11 @@ class Vision(Experiment):
         levels = dict.fromkeys(level_of(cell.setting) for cell in cells)
         for level in {files_of(level): level for level in reversed(levels)}.values():  # the first one of each data set
             self._problem(level)
+
+    def data_digest(self, setting: str) -> str:
+        """Of the images and all labels."""
+        of = self._problem(level_of(setting))
+        return digest(of.images, of.given, of.true, *of.val, *of.test)
 
     def run(self, cell: Cell) -> dict[str, Any]:
         level, *rest = cell.setting.split()
