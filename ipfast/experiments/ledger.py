@@ -145,7 +145,7 @@ def _numeric(value: object) -> bool:
 
 def _no_number(name: str) -> float:
     """NaN and infinity, which are null in these files."""
-    raise ValueError(name)
+    raise ValueError(f"experiment: expected null where a value is not finite; got {name}.")
 
 
 def _finite(value: Any) -> Any:
