@@ -62,7 +62,9 @@ def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], 
             )[0]
         _name_regions(axis)
         axis.set(title=setting, xlabel="fair score in %, lower is fairer", ylabel="accuracy in %")
-    figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=min(len(drawn), 5), fontsize=8)
+    figure.legend(
+        list(drawn.values()), list(drawn), loc="outside lower center", ncols=min(len(drawn), 3 * len(settings)), fontsize=8
+    )
     return save(figure, file)
 
 

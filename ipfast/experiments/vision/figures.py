@@ -15,8 +15,9 @@ from .problem import LEVELS
 
 def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Path]:
     """A figure of each part that has any cells."""
-    for part, figure in (("detection", _detection), ("removal", _removal)):
-        levels = [level for level in LEVELS if any(cell[:2] == (part, level) for cell in records)]
+    for part, figure, control in (("detection", _detection, None), ("removal", _removal, "random")):
+        known = {cell.setting for cell in records if cell.part == part and control in (None, cell.method)}
+        levels = [level for level in LEVELS if level in known]
         if levels:
             yield figure(records, levels, methods, folder / f"{part}.png")
 
