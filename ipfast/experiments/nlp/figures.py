@@ -62,9 +62,8 @@ def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], 
             )[0]
         _name_regions(axis)
         axis.set(title=setting, xlabel="fair score in %, lower is fairer", ylabel="accuracy in %")
-    figure.legend(
-        list(drawn.values()), list(drawn), loc="outside lower center", ncols=min(len(drawn), 3 * len(settings)), fontsize=8
-    )
+    columns = min(len(drawn), 2 * len(settings), 5)
+    figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, fontsize=8)
     return save(figure, file)
 
 
