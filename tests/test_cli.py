@@ -261,6 +261,7 @@ def test_curate_one_of_several_queries(folder):
         assert np.load("keep.npy").tolist() == ipfast.curate.trim(scores, 5, query=name).tolist()
 
 
+RUNNER_UP = ("--how", "runner_up", "--head", "no.npz")
 RELABEL = ("curate", "s.npy", "--out", "k.npy", "--action", "relabel", "--labels", "three.npy")
 BAD = {
     "no_data": (("score", "--head", "head.safetensors", *VAL), "score: expected either --train data.npz .* or both --features"),
@@ -321,6 +322,10 @@ BAD = {
         "expected --val with --action relabel --how ip_relabel only; got 'runner_up'",
     ),
     "curate_how": ((*RELABEL, "--how", "runnerup"), "Did you mean 'runner_up'"),
+    "curate_out_before_logits": (
+        ("curate", "s.npy", "--out", "k.txt", "--action", "relabel", *RUNNER_UP, "--train", "no.npz"),
+        "expected out to end in one of .*; got 'k.txt'",
+    ),
     "curate_count": (("curate", "s.npy", "--out", "k.npy", "--drop", "4"), "expected a count between 0 and 3; got 4"),
     "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected --drop to be a share .*; got 1.5"),
     "curate_zero": (("curate", "s.npy", "--out", "k.npy", "--drop", "0"), "expected a share between 0 and 1; got 0"),

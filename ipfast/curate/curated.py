@@ -17,10 +17,11 @@ from ..data import check_output
 from ..data.writers import ARCHIVES, FORMATS
 from ..errors import InputError
 from ..registry import check_choice
-from .changes import Report, changes
+from .changes import Before, relabelled, reweighted, trimmed
 from .files import write
-from .inputs import as_scores, class_numbers, read_values
+from .inputs import as_scores, read_values
 from .relabelling import relabel
+from .reports import Report
 from .reweighting import reweight
 from .selection import lowest
 from .training import sampler, subset
@@ -71,14 +72,30 @@ class Curated:
             data: the training data of .npz and .safetensors: a pair of arrays or .npy paths, or a path with both.
             report: .json path for the report.
         """
+        self._write("curate", self.check_save(self.action, out, data, report=report), data)
+        if report is not None:
+            self.report.save(report)
+
+    @staticmethod
+    def check_save(
+        action: str, out: str | os.PathLike[str], data: Any = None, *, report: str | os.PathLike[str] | None = None
+    ) -> Path:
+        """Refuse what `save` would refuse, for those who want to know before they have a Curated; gives `out` as a Path.
+
+        Args:
+            action: "trim", "relabel" or "reweight". out, data, report: as in `save`.
+        """
         where = "curate"
+        check_choice(where, "action", action, ACTIONS)
         file = check_output(where, "out", out, (*FORMATS, *ARCHIVES))
         if report is not None:
             check_output(where, "report", report, (".json",))
         check_no_overwriting(where, {"out": out, "report": report}, {"data": data})
-        self._write(where, file, data)
-        if report is not None:
-            self.report.save(report)
+        if file.suffix in ARCHIVES and data is None:
+            raise InputError(f"{where}: expected the training data to write {file.name!r}; got none. Pass it, or write .npy.")
+        if file.suffix not in ARCHIVES and data is not None and action == "trim":  # new labels and weights are all that is new
+            raise InputError(f"{where}: expected out to end in .npz or .safetensors to hold the data; got {file.name!r}.")
+        return file
 
     def _write(self, where: str, file: Path, data: Any) -> None:
         keep, rows = self.keep.numpy(), self.report.samples
@@ -149,22 +166,18 @@ def apply(
     found = as_scores(where, scores)
     rows, every = len(found), torch.arange(len(found))
     labels, groups = read_values(where, "labels", labels), read_values(where, "groups", groups)
-    for name, values in (("labels", labels), ("groups", groups)):
-        if values is not None:  # before any work, and under the name by which they were given
-            class_numbers(where, name, values, rows)
+    before = Before.read(where, rows, labels, groups)
     if action == "reweight":
         weights = reweight(found, temperature=temperature, clip=clip, query=query)
-        about = changes(where, labels, weights=weights, groups=groups)
-        return Curated(action, every, every[:0], None, weights, about)
+        return Curated(action, every, every[:0], None, weights, reweighted(where, before, weights))
     amount = 0.05 if amount is None else amount
     if action == "trim":
-        keep = trim(found, amount, within=within, query=query)
-        about = changes(where, labels, keep=keep, groups=groups, rows=rows)
-        new = None
+        keep, new = trim(found, amount, within=within, query=query), None
+        about = trimmed(where, before, keep)
     else:
         if labels is None:
             raise InputError(f"{where}: expected labels with 'relabel'; got None.")
         keep = every
         new = relabel(found, amount, labels, how=how, logits=logits, label_scores=label_scores, within=within, query=query)
-        about = changes(where, labels, new_labels=new, groups=groups, rows=rows)
+        about = relabelled(where, before, new)
     return Curated(action, keep, lowest(where, found, amount, within=within, query=query), new, None, about)

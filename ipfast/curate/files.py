@@ -27,17 +27,13 @@ def write(
     """Write a table of columns, or an archive of the training data as it is curated.
 
     Args:
-        file: from `check_output`.
+        file: from `Curated.check_save`.
         rows: N. data: the training data of an archive, a pair of arrays or .npy paths, or a path with both.
         keep, labels: the samples and the labels of the archive; None: all, and those of the data. more: its other arrays.
     """
     if file.suffix not in ARCHIVES:
-        if data is not None and keep is not None:  # new labels and weights are all that is new
-            raise InputError(f"{where}: expected out to end in .npz or .safetensors to hold the data; got {file.name!r}.")
         write_table(where, file, dict(columns))
         return
-    if data is None:
-        raise InputError(f"{where}: expected the training data to write {file.name!r}; got none. Pass it, or write .npy.")
     features, given = read_pair(where, "train", data)
     for name, array in (("features", features), ("labels", given)):
         if len(array) != rows:

@@ -86,6 +86,12 @@ def kept_indices(where: str, keep: Any, rows: int) -> Tensor:
     return found.long()
 
 
+def mask_length(where: str, keep: Any) -> int | None:
+    """N, where `keep` is a mask of N samples; None where it holds indices, which do not tell."""
+    found = _tensor(where, "keep", keep, "indices of samples, or a mask of them", mask=True)
+    return len(found) if found.dtype == torch.bool and found.dim() == 1 else None
+
+
 def sample_weights(where: str, weights: Any) -> Tensor:
     """Weights [N] in float64, finite and not negative."""
     expected = "numbers [N], one for each sample"

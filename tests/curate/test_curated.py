@@ -88,12 +88,20 @@ def test_names_that_are_not_numbers_and_new_ones():
     assert rows(report(pandas.Series(["x", "y"]), keep=np.array([0])).classes) == [("x", 1, 1, 0), ("y", 1, 0, 1)]
 
 
+def test_a_report_stays_in_line_where_all_of_a_class_goes():
+    header, *lines = str(report(["a", "a", "b"], keep=[0, 1])).splitlines()[1:]
+    assert [line[-7:] for line in lines] == ["  0.0 %", "100.0 %"]
+    assert {len(line) for line in lines} == {len(lines[0])}
+    ends = [header.index(word) + len(word) for word in ("before", "after", "dropped")]
+    assert [[line[end - 2 : end].strip() for end in ends] for line in lines] == [["2", "2", "0"], ["1", "0", "1"]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "expected one of keep, new_labels and weights; got none"),
         ({"keep": [0], "weights": [1.0]}, "expected one of .*; got keep and weights"),
-        ({"keep": [0]}, "expected labels, groups or rows beside keep"),
+        ({"keep": [0]}, "expected labels, groups or rows beside indices to keep"),
         ({"labels": Y, "keep": [0, 6]}, "expected keep to hold indices of the 6 samples; got 6"),
         ({"labels": Y, "keep": [-1]}, "expected keep to hold indices of the 6 samples; got -1"),
         ({"labels": Y, "weights": [1.0]}, "expected weights of the 6 samples; got 1"),
@@ -141,6 +149,7 @@ MASK = [True, False, True, True, False, True]
 @pytest.mark.parametrize("mask", [torch.tensor(MASK), np.array(MASK), MASK, pandas.Series(MASK)])
 def test_a_mask_keeps_the_samples_where_it_is_true(mask):
     made = report(Y, keep=mask)
+    assert report(keep=mask).samples == len(MASK)  # unlike indices, a mask tells
     assert made == report(Y, keep=[0, 2, 3, 5])
     assert made.changed == 2
     data = TensorDataset(torch.from_numpy(X), torch.tensor(Y))
