@@ -11,7 +11,7 @@ import torch
 
 from .arguments import BATCH_SIZE, check_params, default_loss, known_loss
 from .checks import check_no_overwriting, positive_integer, usable_device
-from .curvature import Factors, Fitted, Journal, Kept, Passes
+from .curvature import Factors, Fitted, Journal, Kept, Passes, PointCurvature
 from .data import open_source
 from .data.writers import check_output
 from .engines import TOKENS
@@ -137,11 +137,12 @@ def _kept(method: Method, maker: Any, groups: Callable[[], Iterator[Any]]) -> di
     if isinstance(method.points, Segments):
         segments = enumerate(maker.segments(groups, torch.device("cpu")))
         return {maker.key_of_segment(groups, number): _packed(factors) for number, factors in segments}
-    kept = {}
+    curvature, kept = method.curvature, {}
+    assert isinstance(curvature, PointCurvature)
     for group in groups():
         with group.entered():
             for index in range(len(group.points)):
-                kept[maker.key(group, index)] = _packed(method.curvature.fit(maker.problem(group, index)))
+                kept[maker.key(group, index)] = _packed(curvature.fit(maker.problem(group, index)))
     return kept
 
 

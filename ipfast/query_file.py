@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checks import existing_file
+from .data.archives import opened_archive
 from .data.writers import check_output, written_whole
 from .engines import SampleLoss
 from .errors import InputError
@@ -106,11 +105,8 @@ class Query:
     def load(cls, path: str | os.PathLike[str]) -> Query:
         """Read what `save` wrote."""
         where = "Query.load"
-        file = existing_file(where, "path", path)
-        try:
-            with safe_open(str(file), framework="pt") as archive:
-                about = archive.metadata() or {}
-                tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
+        with opened_archive(where, path, "Query.save") as (about, archive):
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
             terms = tuple(_restored(index, entry, tensors) for index, entry in enumerate(json.loads(about["terms"])))
             names = json.loads(about["queries"])
             loss = type(get_loss(where, about["loss"]))(**json.loads(about["loss_options"]))
@@ -122,10 +118,6 @@ class Query:
             tokens, params = json.loads(about.get("tokens", "null")), json.loads(about.get("params", '"last"'))
             scored = params if isinstance(params, str) else tuple(params)
             return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries, tokens, scored)
-        except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
-            raise InputError(
-                f"{where}: expected a file written by Query.save; {str(file)!r} cannot be read ({error})."
-            ) from error
 
 
 def _described(term: Term) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import pytest
 import torch
 from cases import LOSSES
 from problems import VALIDATION_ROWS, linear_problem, network_problem
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tolerances import FLOAT64_RELATIVE, assert_relative
 
 import ipfast
@@ -91,6 +93,22 @@ def test_a_file_that_is_not_a_query_is_refused(tmp_path):
             ipfast.Query.load(file)
     with pytest.raises(ipfast.MissingFileError, match=r"Query\.load: expected path to be a file"):
         ipfast.Query.load(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize(
+    "lost", ["method", "loss", "loss_options", "head", "include_bias", "terms", "combine", "queries", "stats"]
+)
+def test_a_file_that_lost_an_entry_is_refused(lost, tmp_path):
+    """Nothing of a query has a default that could be wrong in silence; what came later, tokens and params, has one."""
+    file = tmp_path / "q.safetensors"
+    problem = linear_problem()
+    ipfast.query(problem.model, problem.val).save(file)
+    with safe_open(file, framework="pt") as archive:
+        about, tensors = archive.metadata(), {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    del about[lost]
+    save_file(tensors, file, about)
+    with pytest.raises(ipfast.InputError, match=rf"expected a file written by Query\.save; .* cannot be read \('{lost}'\)"):
+        ipfast.Query.load(file)
 
 
 def test_the_head_is_found_with_training_data_where_there_is_no_val():

@@ -6,7 +6,7 @@
 """
 
 from .arnoldi import Arnoldi
-from .base import Curvature, Factors, Gradients, Problem
+from .base import Curvature, Factors, Gradients, PointCurvature, Problem
 from .conjugate_gradients import CG
 from .datainf import DataInf
 from .ekfac import EKFAC, EKFACFactors
@@ -37,6 +37,7 @@ __all__ = [
     "LiSSA",
     "NetworkProblem",
     "Passes",
+    "PointCurvature",
     "Problem",
     "Source",
     "fingerprint",

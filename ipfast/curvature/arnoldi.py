@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import Curvature, Factors, Gradients, Problem
+from .base import Factors, Gradients, PointCurvature, Problem
 from .damping import check_number
 
 SMALL = 1e-12
@@ -19,7 +19,7 @@ SMALL = 1e-12
 
 
 @dataclass(frozen=True)
-class Arnoldi(Curvature):
+class Arnoldi(PointCurvature):
     """H⁻¹ v ≈ Σ_k ⟨u_k, v⟩ u_k / (λ_k + damping) over the `rank` eigenvalues of ∇²L that are largest in size
     (scipy.sparse.linalg.eigsh, the symmetric form of Arnoldi's iteration). Parts of v outside their span are left out.
 

@@ -209,7 +209,7 @@ class Factors(ABC):
 
 
 @dataclass(frozen=True)
-class Curvature(ABC):
+class Curvature:
     """What stands for the inverse Hessian H⁻¹ between the query and the training gradients.
 
     H is that of the MEAN training loss, so that s_i/N estimates the change of the impact when sample i is removed.
@@ -226,6 +226,11 @@ class Curvature(ABC):
     def original(self) -> Curvature:
         """Itself; of factors from a file the curvature that they are of."""
         return self
+
+
+@dataclass(frozen=True)
+class PointCurvature(Curvature, ABC):
+    """One that is fitted at each point for itself, unlike that of a segment of a training run."""
 
     @abstractmethod
     def fit(self, problem: Problem) -> Factors:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, IpfastWarning
-from .base import Curvature, Factors, Gradients, Problem
+from .base import Factors, Gradients, PointCurvature, Problem
 from .damping import check_number, chosen_damping
 
 
 @dataclass(frozen=True)
-class CG(Curvature):
+class CG(PointCurvature):
     """(∇²L + damping·I)⁻¹ v by conjugate gradients (scipy.sparse.linalg.cg), a pass over the data a step and query.
 
     It needs a positive definite matrix; a direction of negative curvature is an error.

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Curvature, Factors, Problem
+from .base import Factors, PointCurvature, Problem
 from .damping import SHARE, check_number
 
 
 @dataclass(frozen=True)
-class DataInf(Curvature):
+class DataInf(PointCurvature):
     """H⁻¹ ≈ (1/N) Σ_i (g_i g_iᵀ + λ I)⁻¹ for each parameter tensor l by itself, so that by the Sherman-Morrison formula
 
         q_l = (1/λ_l) (v_l − (1/N) Σ_i c_il g_il),   c_il = ⟨v_l, g_il⟩ / (λ_l + ‖g_il‖²),   λ_l = damping·mean of g_il²

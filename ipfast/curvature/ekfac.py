@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import Basis, Curvature, Factors, Gradients, Kronecker, Part, Problem
+from .base import Basis, Factors, Gradients, Kronecker, Part, PointCurvature, Problem
 from .damping import SHARE, check_number
 
 
 @dataclass(frozen=True)
-class EKFAC(Curvature):
+class EKFAC(PointCurvature):
     """H ≈ (Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ of each linear or convolutional layer, so that
 
         q = Q_S [ (Q_Sᵀ V Q_A) ⊘ (Λ + λ) ] Q_Aᵀ

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, IpfastWarning
-from .base import Curvature, Factors, Gradients, Problem
+from .base import Factors, Gradients, PointCurvature, Problem
 from .damping import check_number
 
 LARGEST = 20_000
@@ -27,7 +27,7 @@ FLAT = 1e-6
 
 
 @dataclass(frozen=True)
-class Exact(Curvature):
+class Exact(PointCurvature):
     """H = ∇²L + (l2/N)·diag(penalised) + damping·I, with L the mean training loss, solved in float64.
 
     For few parameters: O(NP² + P³) operations and 8P² bytes. With l2 the training penalty of a converged convex model, s_i/N is

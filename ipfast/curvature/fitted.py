@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..checks import existing_file
+from ..data.archives import opened_archive
 from ..data.writers import check_output, written_whole
 from ..errors import InputError
 from .arnoldi import Arnoldi, ArnoldiFactors
-from .base import Curvature, Factors, Problem
+from .base import Curvature, Factors
 from .ekfac import EKFAC, EKFACFactors
 from .exact import CholeskyFactors, EigenFactors, Exact
 from .source import Source
@@ -69,9 +68,6 @@ class Fitted(Curvature):
     def original(self) -> Curvature:
         return self.curvature
 
-    def fit(self, problem: Problem) -> Factors:
-        raise NotImplementedError  # `at` is asked instead
-
     def at(self, where: str, key: str, device: torch.device) -> Factors:
         """The factors at the parameters with this fingerprint."""
         kept = self.kept.get(key)
@@ -106,17 +102,10 @@ class Fitted(Curvature):
     def load(cls, path: str | os.PathLike[str]) -> Fitted:
         """Read what `save` wrote."""
         where = "Fitted.load"
-        file = existing_file(where, "path", path)
-        try:
-            with safe_open(str(file), framework="pt") as archive:
-                about = archive.metadata() or {}
-                made = CURVATURES[about["curvature"]](**json.loads(about["options"]))
-                kept = {
-                    key: Kept(kind, {name: archive.get_tensor(f"{key}/{name}") for name in names}, rest, stats)
-                    for key, (kind, names, rest, stats) in json.loads(about["kept"]).items()
-                }
-            return cls(made, kept)
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise InputError(
-                f"{where}: expected a file written by Fitted.save; {str(file)!r} cannot be read ({error})."
-            ) from error
+        with opened_archive(where, path, "Fitted.save") as (about, archive):
+            made = CURVATURES[about["curvature"]](**json.loads(about["options"]))
+            kept = {
+                key: Kept(kind, {name: archive.get_tensor(f"{key}/{name}") for name in names}, rest, stats)
+                for key, (kind, names, rest, stats) in json.loads(about["kept"]).items()
+            }
+        return cls(made, kept)

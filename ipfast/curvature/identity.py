@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Curvature, Factors, Gradients, Problem
+from .base import Factors, Gradients, PointCurvature, Problem
 
 
 @dataclass(frozen=True)
-class Identity(Curvature):
+class Identity(PointCurvature):
     """H⁻¹ = I: the query is the gradient of the impact itself, and the self-influence is ‖g_i‖². It needs no training data."""
 
     quadratics = True

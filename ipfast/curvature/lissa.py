@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError, IpfastWarning
 from ..registry import check_choice
-from .base import Curvature, Factors, Gradients, Problem
+from .base import Factors, Gradients, PointCurvature, Problem
 from .damping import SHARE, check_number, chosen_damping
 from .exact import CholeskyFactors
 
@@ -29,7 +29,7 @@ SOLVED = 8192
 
 
 @dataclass(frozen=True)
-class LiSSA(Curvature):
+class LiSSA(PointCurvature):
     """h_0 = v, h_{j+1} = v + h_j − (∇²L + damping·I) h_j / scale, and H⁻¹v ≈ h_J / scale.
 
     It converges to (∇²L + damping·I)⁻¹ v.

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from .base import Curvature, Factors, Problem
+from .base import Curvature, Problem
 from .ekfac import EKFAC, EKFACFactors
 
 
@@ -34,12 +33,6 @@ class Source(Curvature):
 
     empirical: bool = False
     seed: int = 0
-
-    def fit(self, problem: Problem) -> Factors:
-        raise InputError(
-            f"{problem.where}: expected points=ipfast.Segments(...) with curvature=ipfast.Source(), which follows a training "
-            "run."
-        )
 
     def fit_segment(self, problems: Callable[[], Iterable[Problem]]) -> EKFACFactors:
         """EKFAC factors of one segment, of covariances and second moments averaged over the problems at its checkpoints, which

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import data
-from ..curvature import EKFACFactors, Factors, Fitted, Passes, Problem, Source, fingerprint_of_all
+from ..curvature import EKFACFactors, Factors, Fitted, Passes, PointCurvature, Problem, Source, fingerprint_of_all
 from ..errors import InputError
 from ..impacts import Impact
 from ..methods import Method
@@ -146,6 +146,7 @@ class QueryMaker(ABC, Generic[G]):
             device = problem.device if v is None and problem is not None else v.device  # type: ignore[union-attr]
             factors = curvature.at("query", self.key(group, index), device)
         else:
+            assert isinstance(curvature, PointCurvature)
             assert problem is not None
             factors = curvature.fit(problem)
         self._tell_curvature(factors, time.perf_counter() - started)
