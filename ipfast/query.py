@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from .arguments import (
     require_one_query,
     require_val,
 )
-from .checks import check_precision, positive_integer, usable_device
+from .checks import check_no_overwriting, check_precision, positive_integer, usable_device
 from .data import Source, open_source
 from .engines import TOKENS, HeadEngine
 from .errors import InputError
@@ -28,7 +29,7 @@ from .impacts import Impact, get_impact
 from .methods import Control, Method, get_method
 from .network_score import NetworkRun
 from .opening import open_head, open_network, trainable
-from .query_file import Query
+from .query_file import Query, check_query_file
 from .registry import check_choice
 from .terms import Term
 
@@ -53,6 +54,7 @@ def query(
     val_groups: Any = None,
     tokens: str = "mean",
     labels_key: str = "labels",
+    out: str | os.PathLike[str] | None = None,
 ) -> Query:
     """Make the query of a method: for "ip" the gradient G = (1/M) Σ_v ∇ℓ_v of the validation loss at the last layer.
 
@@ -64,6 +66,7 @@ def query(
             float64 or exact float32. Say them again to `score` or `Scorer`.
         train: the training data, which methods with a curvature (such as "ekfac") are fitted to; of others used only to find
             the head by running the model when there is no `val`.
+        out: .safetensors path for the query, as `Query.save` writes it.
 
     Returns:
         A Query, to be passed to `ipfast.score` in place of val, to `ipfast.Scorer`, or saved.
@@ -95,6 +98,9 @@ def query(
         raise InputError(
             f"{where}: expected train, the training data to which the curvature of method {chosen.name!r} is fitted; got None."
         )
+    if out is not None:
+        check_query_file(where, "out", out, chosen, loss)
+        check_no_overwriting(where, {"out": out}, {"model": model, "val": val, "train": train})
     target = usable_device(where, device)
     validation = open_validation(where, val, val_groups, batch_size=size, labels_key=labels_key)
     validation = with_impact(where, validation, target_impact, batch_size=size, labels_key=labels_key)
@@ -112,7 +118,8 @@ def query(
             check=check,
         )
         job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
-        return build_network_query(NetworkRun(job, chosen, target_impact, validation, training if bent else None, check=check))
+        run = NetworkRun(job, chosen, target_impact, validation, training if bent else None, check=check)
+        return _finish(build_network_query(run), out)
     engine = open_head(
         where,
         model,
@@ -133,7 +140,13 @@ def query(
     target_impact.check_outputs(where, engine.last.outputs, engine.loss)
     if check and validation is not None:
         check_features(where, engine.last, {"val": validation.sources, "pairs": validation.pairs})
-    return build_query(engine, chosen, target_impact, validation, training)
+    return _finish(build_query(engine, chosen, target_impact, validation, training), out)
+
+
+def _finish(made: Query, out: str | os.PathLike[str] | None) -> Query:
+    if out is not None:
+        made.save(out)
+    return made
 
 
 def build_query(

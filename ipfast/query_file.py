@@ -23,6 +23,21 @@ from .points import Mask, Point, State
 from .terms import Dot, LossDeviation, NetworkDot, Term
 
 
+def check_query_file(
+    where: str, argument: str, path: str | os.PathLike[str], method: Method | Control, loss: str | Loss | SampleLoss
+) -> Path:
+    """Refuse, before any work, a path that cannot be written and a query that no file can hold."""
+    if not isinstance(loss, (str, Loss)):
+        raise InputError(
+            f"{where}: expected a loss of ipfast.losses, which can be written to a file; got a callable. Pass the query on "
+            "as it is."
+        )
+    file = check_output(where, argument, path, (".safetensors",))
+    if not isinstance(method, Method) or not method.needs_val:
+        raise InputError(f"{where}: expected a query made from validation data; {method.name!r} has nothing to store.")
+    return file
+
+
 @dataclass(frozen=True)
 class Query:
     """The terms of a score, ready to meet training data; made by `ipfast.query`, stored with `save`.
@@ -54,14 +69,8 @@ class Query:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a .safetensors file. Masks go by name, seed, member and rate, checkpoint files by path and hash."""
         where = "Query.save"
-        if not isinstance(self.loss, Loss):
-            raise InputError(
-                f"{where}: expected a loss of ipfast.losses, which can be written to a file; got a callable. Pass the query on "
-                "as it is."
-            )
-        file = check_output(where, "path", path, (".safetensors",))
-        if not isinstance(self.method, Method) or not self.method.needs_val:
-            raise InputError(f"{where}: expected a query made from validation data; {self.method.name!r} has nothing to store.")
+        file = check_query_file(where, "path", path, self.method, self.loss)
+        assert isinstance(self.loss, Loss)
         tensors: dict[str, Tensor] = {}
         for index, term in enumerate(self.terms):
             if isinstance(term, Dot):
@@ -105,7 +114,7 @@ class Query:
     def load(cls, path: str | os.PathLike[str]) -> Query:
         """Read what `save` wrote."""
         where = "Query.load"
-        with opened_archive(where, path, "Query.save") as (about, archive):
+        with opened_archive(where, path, "ipfast query or Query.save") as (about, archive):
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
             terms = tuple(_restored(index, entry, tensors) for index, entry in enumerate(json.loads(about["terms"])))
             names = json.loads(about["queries"])

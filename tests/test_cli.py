@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from problems import ROWS, linear_problem, token_problem
+from problems import ROWS, VALIDATION_ROWS, linear_problem, token_problem
 from safetensors.torch import save_file
 from tolerances import FLOAT64_RELATIVE, assert_relative
 from typer.testing import CliRunner
@@ -56,6 +56,29 @@ def test_score_writes_the_scores_of_the_library(ending, data, folder):
     assert done.exit_code == 0, done.output
     assert f"Scores written to scores{ending}" in done.output
     assert ipfast.Scores.load(f"scores{ending}").values.tolist() == truth().values.tolist()
+
+
+QUERY = ("query", "--head", "head.safetensors", *VAL)
+
+
+@pytest.mark.parametrize("method", ["ip", "ip_ensemble", "exact"])
+def test_a_stored_query_scores_shards_as_val_scores_the_whole(method, folder):
+    """Once computed, a query needs neither val nor, of a curvature, the training data that it was fitted to."""
+    fitted = ("--train", "data.npz") if method == "exact" else ()
+    done = run(*QUERY, "--method", method, *fitted, "--out", "q.safetensors")
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(f"Query of {VALIDATION_ROWS} validation samples, method {method}")
+    problem = linear_problem()
+    whole = ipfast.score(problem.model, problem.train, problem.val, method=method)
+    found = []
+    for name, rows in (("one", slice(0, 7)), ("other", slice(7, None))):
+        np.savez(f"{name}.npz", features=problem.x.numpy()[rows], labels=problem.y.numpy()[rows])
+        shard = ("score", "--head", "head.safetensors", "--train", f"{name}.npz", "--stored-query", "q.safetensors")
+        done = run(*shard, "--out", f"{name}.npy")
+        assert done.exit_code == 0, done.output
+        assert f"method {method}" in done.output
+        found += np.load(f"{name}.npy").tolist()
+    assert_relative(torch.tensor(found, dtype=torch.float64), whole.values, FLOAT64_RELATIVE)
 
 
 def test_score_without_out_prints_a_summary_and_the_lowest_rows(folder):
@@ -288,6 +311,22 @@ BAD = {
         "expected pairs of the 11 samples of val; got 29",
     ),
     "ending": ((*ONE, *VAL, "--out", "s.txt"), r"expected out to end in one of .*; got 's\.txt'"),
+    "query_train": (
+        (*QUERY, "--out", "q.safetensors", "--method", "exact"),
+        "query: expected train, the training data",
+    ),
+    "query_ending": ((*QUERY, "--out", "q.npz"), "query: expected out to end in one of .safetensors; got 'q.npz'"),
+    "query_over_val": ((*QUERY, "--out", "val.npz"), "query: expected --out to be another file than --val"),
+    "query_groups": (
+        (*QUERY, "--out", "q.safetensors", "--groups", "y.npy"),
+        "query: expected --groups with --impact",
+    ),
+    "query_nothing": (
+        (*QUERY, "--out", "q.safetensors", "--method", "random"),
+        "query: expected no val for method 'random'",
+    ),
+    "stored_and_val": ((*ONE, *VAL, "--stored-query", "q.safetensors"), "expected --val or --stored-query; got both"),
+    "stored_and_method": ((*ONE, "--stored-query", "head.safetensors"), "expected a file written by ipfast query"),
     "curate_infinite": (("curate", "s.npy", "--out", "k.npy", "--drop", "inf"), "expected --drop to be a share .*; got inf"),
     "curate_nan": (("curate", "s.npy", "--out", "k.npy", "--drop", "nan"), "expected a share between 0 and 1; got nan"),
     "curate_by_class": (
@@ -384,7 +423,7 @@ def test_a_defect_keeps_its_traceback(folder, monkeypatch):
     assert isinstance(run(*ONE, *VAL).exception, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("command", ["score", "curate", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["score", "query", "curate", "doctor", "demo"])
 def test_help_says_what_a_command_does(command):
     assert command in run("--help").output
     done = run(command, "--help")

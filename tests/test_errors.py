@@ -75,6 +75,7 @@ CALLABLES = [
     ipfast.EqualOpportunity,
     cli.score,
     cli.curate,
+    cli.query,
     cli.demo,
     torch.utils.data.DataLoader,
     torch.nn.BatchNorm1d,

@@ -84,12 +84,27 @@ def test_a_query_without_validation_data_has_nothing_to_store(method, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_out_is_checked_before_any_work_and_gets_the_query(tmp_path):
+    problem = linear_problem()
+    made = ipfast.query(problem.model, problem.val, out=tmp_path / "q.safetensors")
+    assert torch.equal(flat(ipfast.Query.load(tmp_path / "q.safetensors").terms[0]), flat(made.terms[0]))
+    bad = (torch.full_like(problem.x_val, torch.nan), problem.y_val)  # would be an error, later
+    for arguments, message in (
+        ({"out": tmp_path / "q.npz"}, r"query: expected out to end in one of \.safetensors; got 'q\.npz'"),
+        ({"out": tmp_path / "no" / "q.safetensors"}, "query: expected the folder of out to exist"),
+        ({"out": tmp_path / "a.safetensors", "method": "self_tracin"}, "query: expected .* 'self_tracin'"),
+    ):
+        with pytest.raises((ipfast.InputError, ipfast.MissingFileError), match=message):
+            ipfast.query(problem.model, None if "method" in arguments else bad, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["q.safetensors"]
+
+
 def test_a_file_that_is_not_a_query_is_refused(tmp_path):
     scores = tmp_path / "s.safetensors"
     ipfast.Scores(torch.zeros(2), "ip", "head", "cpp").save(scores)
     (tmp_path / "text.safetensors").write_text("no header")
     for file in (scores, tmp_path / "text.safetensors"):
-        with pytest.raises(ipfast.InputError, match=r"Query\.load: expected a file written by Query\.save; .* cannot be read"):
+        with pytest.raises(ipfast.InputError, match=r"Query\.load: expected a file written by ipfast query .* cannot be read"):
             ipfast.Query.load(file)
     with pytest.raises(ipfast.MissingFileError, match=r"Query\.load: expected path to be a file"):
         ipfast.Query.load(tmp_path / "missing.safetensors")
@@ -107,7 +122,7 @@ def test_a_file_that_lost_an_entry_is_refused(lost, tmp_path):
         about, tensors = archive.metadata(), {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     del about[lost]
     save_file(tensors, file, about)
-    with pytest.raises(ipfast.InputError, match=rf"expected a file written by Query\.save; .* cannot be read \('{lost}'\)"):
+    with pytest.raises(ipfast.InputError, match=rf"written by ipfast query or Query\.save; .* cannot be read \('{lost}'\)"):
         ipfast.Query.load(file)
 
 

@@ -1,8 +1,9 @@
-"""The command line: ipfast score, curate, doctor, demo and experiment."""
+"""The command line: ipfast score, query, curate, doctor, demo and experiment."""
 
 from .app import app
 from .curate import curate
 from .programs import demo, doctor, experiment
+from .query import query
 from .score import score
 
-__all__ = ["app", "curate", "demo", "doctor", "experiment", "score"]
+__all__ = ["app", "curate", "demo", "doctor", "experiment", "query", "score"]

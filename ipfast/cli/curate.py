@@ -43,7 +43,7 @@ def curate(
         str | None, typer.Option(help="Of ip_relabel with --head and --val: bce_with_logits for one output.")
     ] = None,
     stored_query: Annotated[
-        Path | None, typer.Option(help="Of ip_relabel, in place of --head and --val: a query that Query.save wrote.")
+        Path | None, typer.Option(help="Of ip_relabel, in place of --head and --val: what ipfast query wrote.")
     ] = None,
     logits: Annotated[Path | None, typer.Option(help=".npy [N, C], in place of --head for runner_up and rdia_soft.")] = None,
     label_scores: Annotated[Path | None, typer.Option(help=".npy [N, C], in place of --head and --val for ip_relabel.")] = None,

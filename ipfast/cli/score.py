@@ -10,40 +10,38 @@ import typer
 
 import ipfast
 
+from . import options
 from .app import command
+from .impact import chosen_impact
 from .training_data import training_data
 
 
 @command
 def score(
-    head: Annotated[Path, typer.Option(help=".safetensors or .npz with weight [C, d] and bias [C].")],
-    features: Annotated[
-        Path | None, typer.Option(help=".npy [N, d], of tokens [N, T, d]: inputs of the head; memory-mapped.")
+    head: options.Head,
+    features: options.Features = None,
+    labels: options.Labels = None,
+    train: options.Train = None,
+    val: options.Val = None,
+    stored_query: Annotated[
+        Path | None, typer.Option(help="In place of --val and all that is said of it: what ipfast query has written.")
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help=".npy [N], of tokens [N, T]: class indices; or targets [..., C].")] = None,
-    train: Annotated[Path | None, typer.Option(help=".npz or .safetensors with both, features and labels.")] = None,
-    val: Annotated[Path | None, typer.Option(help=".npz or .safetensors with trusted features and labels.")] = None,
     method: Annotated[
         str,
         typer.Option(
             help="ip, ip_ensemble, self_tracin, exact, lissa, cg, datainf, ekfac, self_ekfac, or a control: loss, random."
         ),
     ] = "ip",
-    loss: Annotated[str, typer.Option(help="auto (cross_entropy), bce_with_logits or mse.")] = "auto",
-    impact: Annotated[
-        str,
-        typer.Option(
-            help="utility, adversarial; with --groups demographic_parity, equal_opportunity; with --pairs counterfactual."
-        ),
-    ] = "utility",
-    groups: Annotated[Path | None, typer.Option(help=".npy [M], the sensitive group of each row of --val.")] = None,
-    positive: Annotated[int | None, typer.Option(help="Of groups: the positive class, where there are over two.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help=".npy [M, d], the counterpart of each row of --val.")] = None,
+    loss: options.Loss = "auto",
+    impact: options.Impact = "utility",
+    groups: options.Groups = None,
+    positive: options.Positive = None,
+    pairs: options.Pairs = None,
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="bf16: rounded products, float32 sums; default: exact.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")] = None,
+    device: options.Device = None,
     out: Annotated[Path | None, typer.Option(help=".npy, .parquet, .csv, or .safetensors for everything.")] = None,
-    tokens: Annotated[str, typer.Option(help="Of token data: mean or sum over a sequence, or each token.")] = "mean",
+    tokens: options.Tokens = "mean",
     rows: Annotated[int, typer.Option(min=0, help="How many of the lowest scores to print.")] = 10,
     progress: Annotated[bool, typer.Option(help="Show a progress bar on runs over a second.")] = True,
 ) -> None:
@@ -52,32 +50,29 @@ def score(
     Example: ipfast score --features H.npy --labels y.npy --head head.safetensors --val val.npz --out scores.npy
     """
     data = training_data("score", train, features, labels)
-    options: dict[str, Any] = {"backend": backend, "precision": precision, "device": device, "progress": progress, "out": out}
-    chosen = _impact(impact, groups, positive, pairs)
-    result = ipfast.score(head, data, val, method=method, loss=loss, impact=chosen, tokens=tokens, **options)
+    chosen = chosen_impact("score", impact, groups, positive, pairs)
+    trusted: Any = val
+    if stored_query is not None:
+        if val is not None:
+            raise ipfast.InputError("score: expected --val or --stored-query; got both. Leave one of them out.")
+        trusted = ipfast.Query.load(stored_query)
+    result = ipfast.score(
+        head,
+        data,
+        trusted,
+        method=method,
+        loss=loss,
+        impact=chosen,
+        tokens=tokens,
+        backend=backend,
+        precision=precision,
+        device=device,
+        progress=progress,
+        out=out,
+    )
     _summary(result, rows)
     if out is not None:
         typer.echo(f"Scores written to {out}")
-
-
-def _impact(name: str, groups: Path | None, positive: int | None, pairs: Path | None) -> Any:
-    """The impact of that name with its data."""
-    given = {"groups": groups, "positive": positive, "pairs": pairs}
-    takes = {
-        "demographic_parity": ("groups", "positive"),
-        "equal_opportunity": ("groups", "positive"),
-        "counterfactual": ("pairs",),
-    }
-    for option, value in given.items():
-        if value is not None and option not in takes.get(name, ()):
-            users = " or ".join(impact for impact, options in takes.items() if option in options)
-            raise ipfast.InputError(f"score: expected --{option} with --impact {users} only; got {name!r}. Leave it out.")
-    if name not in takes:
-        return name
-    needed = takes[name][0]
-    if given[needed] is None:
-        raise ipfast.InputError(f"score: expected --{needed} with --impact {name}; got none.")
-    return ipfast.impacts.IMPACTS.get("score", name)(**{option: given[option] for option in takes[name]})
 
 
 def _summary(scores: ipfast.Scores, rows: int) -> None:
