@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .cells import Records, by_seed
 from .intervals import Difference, Spread, paired, spread
@@ -48,7 +48,7 @@ def spread_table(
     def cell(method: str, setting: str) -> str:
         return spread_text(spread(by_seed(records, part, setting, method, name).values()), factor, digits)
 
-    return table(["", *settings], ([method, *(cell(method, setting) for setting in settings)] for method in methods))
+    return _by_setting("", settings, methods, cell)
 
 
 def difference_table(
@@ -67,8 +67,14 @@ def difference_table(
         values, others = (by_seed(records, part, setting, each, name) for each in (method, control))
         return difference_text(paired(values, others), factor, digits)
 
-    rows = ([method, *(cell(method, setting) for setting in settings)] for method in methods if method != control)
-    return table([f"minus {control}", *settings], rows)
+    return _by_setting(f"minus {control}", settings, [method for method in methods if method != control], cell)
+
+
+def _by_setting(corner: str, settings: Sequence[str], methods: Sequence[str], cell: Callable[[str, str], str]) -> str:
+    """A table of methods by those settings of which there is something to say."""
+    cells = {setting: [cell(method, setting) for method in methods] for setting in settings}
+    told = [setting for setting in settings if any(cells[setting])] or settings
+    return table([corner, *told], zip(methods, *(cells[setting] for setting in told), strict=True))
 
 
 def _signs(text: str) -> str:

@@ -51,5 +51,7 @@ def test_tables_show_what_is_there():
     }
     assert "| ip | 60.0 ± 14.1 |" in spread_table(records, "d", ["a"], ["ip", "loss", "random"], "AUC", 100, 1)
     assert "loss" not in spread_table(records, "d", ["a"], ["ip", "loss", "random"], "AUC")
+    assert spread_table(records, "d", ["b", "a"], ["ip"], "AUC").startswith("|  | a |\n")
+    assert difference_table(records, "d", ["a", "b"], ["ip"], "AUC", "random").startswith("| minus random | a |\n")
     assert "| ip | +30.0 [−224.1, +284.1] |" in difference_table(records, "d", ["a"], ["ip", "random"], "AUC", "random", 100, 1)
     assert table(["x", "y"], [["a", "1"], ["b", ""]]) == "| x | y |\n| --- | ---: |\n| a | 1 |"
