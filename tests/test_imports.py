@@ -1,6 +1,7 @@
 """Who may import whom, read from the source of every module."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -200,3 +201,9 @@ def test_importing_ipfast_imports_neither_triton_nor_the_extension_nor_extras():
         "assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_package_is_installed():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.findall(r'^    "(ipfast[a-z_.]*)",$', text.split("packages = [")[1].split("]")[0], re.MULTILINE)
+    assert sorted(listed) == sorted(name.removesuffix(".__init__") for name in NAMES if name.endswith(".__init__"))
