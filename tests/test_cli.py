@@ -365,6 +365,14 @@ BAD = {
         ("curate", "s.npy", "--out", "k.txt", "--action", "relabel", *RUNNER_UP, "--train", "no.npz"),
         "expected out to end in one of .*; got 'k.txt'",
     ),
+    "curate_labels_before_logits": (
+        ("curate", "s.npy", "--out", "k.npy", "--action", "relabel", *RUNNER_UP, "--train", "data.npz"),
+        r"expected labels of shape \[3\], one class for each scored sample",
+    ),
+    "curate_features_before_logits": (
+        (*RELABEL, *RUNNER_UP, "--features", "H.npy"),
+        f"expected features of the 3 scored samples; got {ROWS}",
+    ),
     "curate_count": (("curate", "s.npy", "--out", "k.npy", "--drop", "4"), "expected a count between 0 and 3; got 4"),
     "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected --drop to be a share .*; got 1.5"),
     "curate_zero": (("curate", "s.npy", "--out", "k.npy", "--drop", "0"), "expected a share between 0 and 1; got 0"),

@@ -68,7 +68,7 @@ ALLOWED = {
     "index": {"query", "scores", "data", "ops"},
     "curate": {"scores", "data", "combine", "query_file", "terms", "losses"},  # relabel reads a query, combine adds up ranks
     # Programs use what users use: names of the package itself, not of its modules.
-    "cli": {"ipfast", "doctor", "demo", "experiments"},
+    "cli": {"ipfast", "curate", "doctor", "demo", "experiments"},  # curate: its checks, before anything is computed
     "__main__": {"cli"},
     "demo": {
         "ipfast",

@@ -85,7 +85,7 @@ def curate(
         groups=groups,
         within=classes if by_class else None,
         how=how,
-        **relabelling.of_classes(rule, train if features is None else features),
+        **relabelling.of_classes(rule, train if features is None else features, classes, len(found)),
         temperature=temperature,
         clip=clip,
     )

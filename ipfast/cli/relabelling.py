@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ipfast
+from ipfast.curate.inputs import hard_labels, read_values
 
 TAKES = {
     # what each rule computes from the features, or takes in its place
@@ -62,14 +63,21 @@ class Relabelling:
                 "applied to them; got none."
             )
 
-    def of_classes(self, rule: str, features: Path | None) -> dict[str, Any]:
-        """Logits, or scores under other labels, of the features, [N, C]: as given, or computed where they were not."""
-        if rule == "ip_relabel" and self.label_scores is None:
+    def of_classes(self, rule: str, features: Path | None, labels: Path | None, rows: int) -> dict[str, Any]:
+        """Logits, or scores under other labels, of the features, [N, C]: as given, or computed where they were not, once
+        features and labels are known to be those of the N scored samples."""
+        if rule not in TAKES or self.logits is not None or self.label_scores is not None:
+            return {name: getattr(self, name) for name in STORED}
+        hard_labels("curate", labels, rows)
+        array = read_values("curate", "features", features)
+        if len(array) != rows:
+            raise ipfast.InputError(
+                f"curate: expected features of the {rows} scored samples; got {len(array)}. Are the scores of other data?"
+            )
+        if rule == "ip_relabel":
             query = self.stored_query if self.head is None else ipfast.query(self.head, self.val, loss=self.loss or "auto")
-            return {"label_scores": ipfast.curate.label_scores(query, features)}
-        if rule in TAKES and self.head is not None:
-            return {"logits": ipfast.curate.head_logits(self.head, features)}
-        return {name: getattr(self, name) for name in STORED}
+            return {"label_scores": ipfast.curate.label_scores(query, array)}
+        return {"logits": ipfast.curate.head_logits(self.head, array)}
 
 
 def _option(name: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..checks import check_finite_parameters
 from ..data.files import read_head
 from ..errors import InputTypeError
-from .inputs import head_inputs, require_finite
+from .head_outputs import head_outputs
 
 
 @torch.no_grad()
@@ -40,7 +40,9 @@ def head_logits(head: Any, features: Any) -> Tensor:
     if not isinstance(linear, nn.Linear):
         raise InputTypeError(f"{where}: expected head to be an nn.Linear, or the path of one; got {type(head).__name__}.")
     check_finite_parameters(where, weight=linear.weight, bias=linear.bias)
-    h = head_inputs(where, features, linear.in_features)
-    z = nn.functional.linear(h, linear.weight.to(h), None if linear.bias is None else linear.bias.to(h))
-    require_finite(where, z, h)
-    return z
+    weight, bias = linear.weight, linear.bias
+
+    def logits(h: Tensor) -> Tensor:
+        return nn.functional.linear(h, weight.to(h), None if bias is None else bias.to(h))
+
+    return head_outputs(where, features, linear.in_features, linear.out_features, logits)

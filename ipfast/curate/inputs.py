@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import as_tensor
 from ..data.files import read_named, read_npy
-from ..errors import InputError, InputTypeError, NonFiniteError
+from ..errors import InputError, InputTypeError
 from ..scores import Scores
 
 
@@ -21,7 +21,9 @@ def as_scores(where: str, scores: Any, argument: str = "scores") -> Scores:
         scores = Scores.load(scores)
     if not isinstance(scores, Scores):
         scores = Scores(
-            _tensor(where, argument, scores, "a Scores object, numbers [N], or the path of a file of scores").to(torch.float64),
+            read_numbers(where, argument, scores, "a Scores object, numbers [N], or the path of a file of scores").to(
+                torch.float64
+            ),
             "unknown",
             "unknown",
             "unknown",
@@ -66,7 +68,7 @@ def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Te
 def kept_indices(where: str, keep: Any, rows: int) -> Tensor:
     """Indices of kept samples, int64 [k], of whole numbers in [0, N) or of a mask [N] that is true where a sample stays."""
     expected = f"indices of the {rows} samples, or a mask of them"
-    found = _tensor(where, "keep", keep, expected, mask=True)
+    found = read_numbers(where, "keep", keep, expected, mask=True)
     if found.dim() != 1:
         raise InputError(f"{where}: expected keep to be {expected}, in one dimension; got {list(found.shape)}.")
     if found.dtype == torch.bool:
@@ -88,14 +90,14 @@ def kept_indices(where: str, keep: Any, rows: int) -> Tensor:
 
 def mask_length(where: str, keep: Any) -> int | None:
     """N, where `keep` is a mask of N samples; None where it holds indices, which do not tell."""
-    found = _tensor(where, "keep", keep, "indices of samples, or a mask of them", mask=True)
+    found = read_numbers(where, "keep", keep, "indices of samples, or a mask of them", mask=True)
     return len(found) if found.dtype == torch.bool and found.dim() == 1 else None
 
 
 def sample_weights(where: str, weights: Any) -> Tensor:
     """Weights [N] in float64, finite and not negative."""
     expected = "numbers [N], one for each sample"
-    found = _tensor(where, "weights", weights, expected).double()
+    found = read_numbers(where, "weights", weights, expected).double()
     if found.dim() != 1:
         raise InputError(f"{where}: expected weights to be {expected}; got shape {list(found.shape)}.")
     wrong = ~torch.isfinite(found) | (found < 0)
@@ -110,30 +112,13 @@ def soft_labels(where: str, values: Any, rows: int) -> Tensor | None:
     array = _array(where, "new_labels", values)
     if len(getattr(array, "shape", ())) != 2 or array.shape[1] < 2:
         return None
-    found = _tensor(where, "new_labels", array, f"labels [{rows}], or soft targets [{rows}, K]").double()
+    found = read_numbers(where, "new_labels", array, f"labels [{rows}], or soft targets [{rows}, K]").double()
     if len(found) != rows:
         raise InputError(f"{where}: expected new_labels of the {rows} samples; got {len(found)}.")
     finite = torch.isfinite(found).all(dim=1)
     if not bool(finite.all()):
         raise InputError(f"{where}: expected finite new_labels; row {int((~finite).nonzero()[0])} has NaN or infinity.")
     return found
-
-
-def head_inputs(where: str, values: Any, width: int) -> Tensor:
-    """h [N, d] of a head of that width, float64 where they are given so, else float32."""
-    h = _tensor(where, "features", values, f"numbers [N, {width}], the inputs of the head")
-    if h.dim() != 2 or h.shape[1] != width:
-        raise InputError(f"{where}: expected features of shape [N, {width}], the inputs of the head; got {list(h.shape)}.")
-    return h.to(torch.float64 if h.dtype == torch.float64 else torch.float32)
-
-
-def require_finite(where: str, outputs: Tensor, h: Tensor) -> None:
-    """Refuse features h [N, d] of NaN or infinity, which are seen in what was computed from them [N, C]."""
-    finite = torch.isfinite(outputs).all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        what = "is too large" if bool(torch.isfinite(h[row]).all()) else "has NaN or infinity"
-        raise NonFiniteError(f"{where}: expected finite features; row {row} {what}. Leave it out, or compute it again.")
 
 
 def read_values(where: str, argument: str, values: Any) -> Any:
@@ -143,7 +128,7 @@ def read_values(where: str, argument: str, values: Any) -> Any:
 
 def hard_labels(where: str, labels: Any, rows: int) -> tuple[Tensor, Tensor]:
     """(labels as they are, a copy; the same as int64 [N]), of whole numbers [N] or [N, 1]."""
-    given = _tensor(where, "labels", labels, "whole numbers, one for each scored sample").clone()
+    given = read_numbers(where, "labels", labels, "whole numbers, one for each scored sample").clone()
     if given.shape not in ((rows,), (rows, 1)):
         raise InputError(
             f"{where}: expected labels of shape [{rows}], one class for each scored sample; got {list(given.shape)}."
@@ -166,7 +151,7 @@ def by_class(where: str, argument: str, values: Any, rows: int, labels: Tensor) 
     """Finite numbers [N, C] that belong to labels; [N] or [N, 1] of a binary head stand for its two classes, (0, z)."""
     if values is None:
         raise InputError(f"{where}: expected {argument} [N, C], a number for each class of each sample; got None.")
-    found = _tensor(where, argument, values, "numbers [N, C], one for each class")
+    found = read_numbers(where, argument, values, "numbers [N, C], one for each class")
     if found.dim() == 1:
         found = found[:, None]
     if found.dim() != 2 or len(found) != rows or not found.shape[1]:
@@ -214,7 +199,7 @@ def _array(where: str, argument: str, values: Any) -> Any:
     return values
 
 
-def _tensor(where: str, argument: str, values: Any, expected: str, *, mask: bool = False) -> Tensor:
+def read_numbers(where: str, argument: str, values: Any, expected: str, *, mask: bool = False) -> Tensor:
     """Numbers as a tensor; of arrays, bool as int64 except where they may be a `mask`."""
     values = _array(where, argument, values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":

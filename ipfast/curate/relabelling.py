@@ -13,7 +13,8 @@ from ..losses import Loss
 from ..query_file import Query
 from ..registry import check_choice
 from ..terms import Dot
-from .inputs import as_scores, by_class, hard_labels, head_inputs, require_finite
+from .head_outputs import head_outputs
+from .inputs import as_scores, by_class, hard_labels
 from .selection import lowest
 
 HOW = ("flip", "runner_up", "rdia_soft", "ip_relabel")
@@ -138,12 +139,13 @@ def label_scores(query: Any, features: Any) -> Tensor:
             f"{where}: expected a query of cross_entropy without class weights, or of bce_with_logits of one output; got "
             f"{form} of {outputs}{' with weights' if weight is not None else ''}."
         )
-    h = head_inputs(where, features, width)
-    total = h.new_zeros(len(h), outputs)
-    for term in terms:
-        u = h @ term.gradient.to(h).T
-        if term.bias_gradient is not None:
-            u = u + term.bias_gradient.to(h)
-        total -= term.weight * u
-    require_finite(where, total, h)
+
+    def under_each_label(h: Tensor) -> Tensor:
+        total = h.new_zeros(len(h), outputs)
+        for term in terms:
+            u = h @ term.gradient.to(h).T
+            total -= term.weight * (u if term.bias_gradient is None else u + term.bias_gradient.to(h))
+        return total
+
+    total = head_outputs(where, features, width, outputs, under_each_label)
     return total if outputs > 1 else torch.cat([torch.zeros_like(total), total], dim=1)

@@ -141,6 +141,25 @@ def test_label_scores_of_one_output():
     assert_relative(got[:, 1] - got[:, 0], each[1] - each[0], FLOAT64_RELATIVE)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 29])
+def test_blocks_of_rows_are_the_rows(rows, monkeypatch, tmp_path):
+    """Features are read a block at a time, of a file too; the number of the row in an error is that of the file."""
+    problem = linear_problem()
+    query = ipfast.query(problem.model, problem.val)
+    x = problem.x.numpy().copy()
+    whole = head_logits(problem.model, x), label_scores(query, x)
+    monkeypatch.setattr("ipfast.curate.head_outputs.BLOCK_BYTES", 4 * x.shape[1] * rows)
+    np.save(tmp_path / "h.npy", x)
+    for got, expected in zip(
+        (head_logits(problem.model, tmp_path / "h.npy"), label_scores(query, tmp_path / "h.npy")), whole, strict=True
+    ):
+        assert_relative(got, expected, FLOAT64_RELATIVE)
+    x[27, 0] = np.nan
+    with pytest.raises(ipfast.NonFiniteError, match="head_logits: expected finite features; row 27 has NaN or infinity"):
+        head_logits(problem.model, x)
+    assert head_logits(problem.model, x[:0]).shape == (0, problem.model.out_features)
+
+
 def test_label_scores_from_files(tmp_path):
     problem = linear_problem()
     query = ipfast.query(problem.model, problem.val)
