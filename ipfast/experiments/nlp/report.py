@@ -83,7 +83,12 @@ def _scores(records: Records, settings: Sequence[str], methods: Sequence[str]) -
     yield "## What methods would remove"
     for name, title, factor, digits in (
         ("of ip", "Percentage of the lowest 5 % that are among ip's", 100.0, 0),
-        ("largest class", "Percentage of the lowest 5 % that have the commoner label among them", 100.0, 0),
+        (
+            "largest class",
+            "Percentage of the lowest 5 % with the label that is the commonest among them, whichever that is",
+            100.0,
+            0,
+        ),
         ("agreement", "Spearman correlation of the scores for utility and for fairness", 1.0, 2),
     ):
         yield f"{title}:\n\n" + spread_table(records, "scores", settings, methods, name, factor, digits)

@@ -113,7 +113,7 @@ def _curation(records: Records, settings: Sequence[str], methods: Sequence[str],
             "(Student's t):\n\n" + _marked(difference_table(records, part, settings, methods, "re-crafted", "none", factor=100))
         )
     if part in ("trim", "relabel"):
-        text = "Share of the commonest label among the rows that were changed, in %"
+        text = "Percentage of the rows that were changed with the label that is the commonest among them, whichever that is"
         yield f"{text}:\n\n" + _marked(spread_table(records, part, settings, methods, "largest class", 100, 0))
     else:
         text = "Samples that the weights are worth, (Σw)²/Σw²"

@@ -59,7 +59,8 @@ def _detection(records: Records, levels: Sequence[str], methods: Sequence[str]) 
             "methods that have any chance; in the last line that of all labels:\n\n"
         ) + table(["", *levels], _precision_rows(records, levels, methods, share))
     yield (
-        "Share of the commonest label among the lowest 5 %, in %: high where a method would empty a class:\n\n"
+        "Percentage of the lowest 5 % with the label that is the commonest among them, whichever that is: high where a method "
+        "would empty a class:\n\n"
         + spread_table(records, "detection", levels, methods, "largest class 0.05", factor=100, digits=0)
     )
 
