@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from .checks import as_tensor, existing_file, positive_integer
-from .data.files import read_column
+from .data.files import read_scores
 from .data.writers import FORMATS, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
 from .registry import check_choice
@@ -125,13 +125,24 @@ class Scores:
             if query is not None:
                 raise InputError(f"Scores: expected no query for scores of a single one; got {query!r}. Leave it out.")
             return self.values
+        return self.values[:, self._column(query)]
+
+    def only(self, query: int | str) -> Scores:
+        """The scores of one query, by number or name, with all that belongs to it: of several queries Scores [N] of one."""
+        values = self.of(query)
+        column = self._column(query)
+        beside = {name: array[..., column] for name in BESIDE if (array := getattr(self, name)) is not None}
+        return replace(self, values=values, queries=None, **beside)
+
+    def _column(self, query: int | str | None) -> int:
+        """The number of a query, of several."""
         count = self.values.shape[1]
         if isinstance(query, str):
             names = self.queries or ()
             if query not in names:
                 known = f"{', '.join(names[:10])}{', …' if len(names) > 10 else ''}" or "numbers only"
                 raise InputError(f"Scores: expected query to be one of {known}; got {query!r}.")
-            return self.values[:, names.index(query)]
+            return names.index(query)
         if isinstance(query, bool) or not hasattr(query, "__index__"):
             raise InputError(
                 f"Scores: expected query, a name or a number below {count}, of the {count} there are; got {query!r}."
@@ -139,7 +150,7 @@ class Scores:
         number = int(query.__index__())  # type: ignore[union-attr]
         if not 0 <= number < count:
             raise InputError(f"Scores: expected query to be in 0 .. {count - 1}; got {number}.")
-        return self.values[:, number]
+        return number
 
     def of_layer(self, layer: str) -> Tensor:
         """The part of one layer in the scores, [N] or [N, Q], of scores by layer."""
@@ -238,12 +249,13 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
-        """Read what `save` wrote: everything from .safetensors, scores and ids from .csv and .parquet, scores from .npy."""
+        """Read what `save` wrote: everything from .safetensors; scores, their queries and ids from .csv and .parquet; scores
+        [N] or [N, Q] from .npy. Scores of tokens come back from .safetensors alone."""
         where = "Scores.load"
         file = existing_file(where, "path", path)
         if file.suffix in FORMATS:
-            column, names = read_column(where, "path", file, "score")
-            return cls(as_tensor(column), "unknown", "unknown", "unknown", {}, names)
+            values, queries, ids = read_scores(where, "path", file)
+            return cls(as_tensor(values), "unknown", "unknown", "unknown", {}, ids, queries=queries)
         try:
             with safe_open(str(file), framework="pt") as archive:
                 about, values = archive.metadata() or {}, archive.get_tensor("values")

@@ -170,6 +170,42 @@ def test_curate_relabels_and_reports(folder):
     assert (found != np.load("y.npy")).tolist() == [i < ROWS // 2 for i in range(ROWS)]
 
 
+@pytest.mark.parametrize("kind", ["soft", "tokens", "numbers", "bfloat16"])
+def test_curate_trims_what_score_takes(kind, folder):
+    """Training data whose labels are no classes are curated without telling of classes."""
+    y = np.load("y.npy")
+    labels = {"soft": np.eye(5)[y], "tokens": np.stack([y, y], axis=1), "numbers": y / 3}.get(kind, y)
+    x = torch.from_numpy(np.load("H.npy"))
+    save_file({"features": x.bfloat16() if kind == "bfloat16" else x, "labels": torch.from_numpy(labels)}, "t.safetensors")
+    np.save("s.npy", np.arange(ROWS, dtype=np.float64))
+    for action in ((), ("--action", "reweight")):
+        for out in ("o.npz", "o.safetensors"):
+            done = run("curate", "s.npy", "--train", "t.safetensors", *action, "--out", out)
+            assert done.exit_code == 0, done.output
+            assert ("class " in done.output) == (kind == "bfloat16")
+    assert np.load("o.npz")["labels"].tolist() == labels.tolist()
+    if kind != "bfloat16":
+        done = run("curate", "s.npy", "--train", "t.safetensors", "--out", "o.npz", "--by-class")
+        assert done.exit_code == (0 if kind == "numbers" else 2)
+
+
+def test_curate_takes_one_query_or_combines_all(folder):
+    values = torch.from_numpy(np.random.default_rng(0).normal(size=(ROWS, 2)))
+    both = ipfast.Scores(values, "ip", "head", "cpp", queries=("u", "f"), layers=("fc",), by_layer=values[:, None])
+    both.save("both.safetensors")
+    both.only("u").save("u.npy")
+    np.save("f.npy", values[:, 1].numpy())
+    for given, expected in (
+        (("both.safetensors", "--query", "f"), values[:, 1]),
+        (("both.safetensors", "--query", "1"), values[:, 1]),
+        (("both.safetensors", "--combine", "zsum"), ipfast.curate.combine(both, "zsum")),
+        (("u.npy", "both.safetensors", "--query", "f"), ipfast.curate.combine(both)),
+    ):
+        done = run("curate", *given, "--drop", "9", "--out", "k.npy")
+        assert done.exit_code == 0, done.output
+        assert np.load("k.npy").tolist() == ipfast.curate.trim(expected, 9).tolist()
+
+
 @pytest.mark.parametrize("data", [("--train", "data.npz"), ("--features", "H.npy", "--labels", "y.npy")], ids=["one", "pair"])
 @pytest.mark.parametrize("how", ["runner_up", "rdia_soft", "ip_relabel"])
 def test_curate_relabels_at_a_head(how, data, folder):
@@ -327,7 +363,7 @@ BAD = {
     ),
     "stored_and_val": ((*ONE, *VAL, "--stored-query", "q.safetensors"), "expected --val or --stored-query; got both"),
     "stored_and_method": ((*ONE, "--stored-query", "head.safetensors"), "expected a file written by ipfast query"),
-    "curate_infinite": (("curate", "s.npy", "--out", "k.npy", "--drop", "inf"), "expected --drop to be a share .*; got inf"),
+    "curate_infinite": (("curate", "s.npy", "--out", "k.npy", "--drop", "inf"), "expected a share between 0 and 1; got inf"),
     "curate_nan": (("curate", "s.npy", "--out", "k.npy", "--drop", "nan"), "expected a share between 0 and 1; got nan"),
     "curate_by_class": (
         ("curate", "s.npy", "--out", "k.npy", "--by-class", "--labels", "y.npy"),
@@ -374,8 +410,10 @@ BAD = {
         f"expected features of the 3 scored samples; got {ROWS}",
     ),
     "curate_count": (("curate", "s.npy", "--out", "k.npy", "--drop", "4"), "expected a count between 0 and 3; got 4"),
-    "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected --drop to be a share .*; got 1.5"),
-    "curate_zero": (("curate", "s.npy", "--out", "k.npy", "--drop", "0"), "expected a share between 0 and 1; got 0"),
+    "curate_share": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.5"), "expected a share between 0 and 1; got 1.5"),
+    "curate_all": (("curate", "s.npy", "--out", "k.npy", "--drop", "1.0"), "expected a share between 0 and 1; got 1"),
+    "curate_drop": (("curate", "s.npy", "--out", "k.npy", "--drop", "5%"), "expected --drop to be a share .*; got '5%'"),
+    "curate_no_query": (("curate", "s.npy", "--out", "k.npy", "--query", "a"), "expected no query for scores of a single one"),
     "curate_data": (("curate", "s.npy", "--out", "k.npz"), "expected the training data to write 'k.npz'"),
     "curate_action": (("curate", "s.npy", "--out", "k.npy", "--action", "relable"), "Did you mean 'relabel'"),
     "curate_no_labels": (("curate", "s.npy", "--out", "k.npy", "--action", "relabel"), "expected labels with 'relabel'"),

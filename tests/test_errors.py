@@ -97,7 +97,7 @@ CHECKS = {
     "read_npy": 1,
     "read_named": 1,
     "read_pair": 1,
-    "read_column": 1,
+    "read_scores": 1,
     "matrix": 1,
     "vector": 1,
     "tensor": 1,

@@ -168,11 +168,46 @@ def test_a_file_that_is_not_scores_is_refused(name, tmp_path):
         Scores.load(file)
 
 
-@pytest.mark.parametrize("array", [np.array([1, 2]), np.zeros((2, 2)), np.array(["a"])], ids=["integers", "matrix", "words"])
+@pytest.mark.parametrize("array", [np.array([1, 2]), np.zeros((2, 2, 2)), np.array(["a"])], ids=["integers", "cube", "words"])
 def test_an_array_that_is_not_scores_is_refused(array, tmp_path):
     np.save(tmp_path / "s.npy", array)
     with pytest.raises(ipfast.InputError, match=r"expected path to hold floating-point numbers \[N\]"):
         Scores.load(tmp_path / "s.npy")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npy"])
+@pytest.mark.parametrize("layers", [None, ("fc", "")])
+def test_scores_of_several_queries_come_back(suffix, layers, tmp_path):
+    values = torch.randn(3, 2, dtype=torch.float64)
+    by_layer = None if layers is None else torch.randn(3, 2, 2, dtype=torch.float64)
+    made = Scores(values, "ip", "head", "cpp", queries=("a, or b", "c"), layers=layers, by_layer=by_layer)
+    made.save(tmp_path / f"s{suffix}")
+    found = Scores.load(tmp_path / f"s{suffix}")
+    assert torch.equal(found.values, values)
+    assert found.queries == (None if suffix == ".npy" else made.queries)
+
+
+def test_only_one_of_several_queries():
+    made = Scores(
+        torch.arange(6.0).reshape(3, 2),
+        *("ip", "head", "cpp"),
+        ids=np.array(["x", "y", "z"]),
+        queries=("a", "b"),
+        members=torch.arange(12.0).reshape(3, 2, 2),
+        layers=("fc",),
+        by_layer=torch.arange(6.0).reshape(3, 1, 2),
+        by_token=torch.arange(12.0).reshape(3, 2, 2),
+    )
+    one = made.only("b")
+    assert one.values.tolist() == made.only(1).values.tolist() == [1, 3, 5]
+    assert one.queries is None
+    assert one.ids.tolist() == ["x", "y", "z"]
+    assert one.members.tolist() == one.by_token.tolist() == [[1, 3], [5, 7], [9, 11]]
+    assert one.of_layer("fc").tolist() == [1, 3, 5]
+    with pytest.raises(ipfast.InputError, match="expected query to be one of a, b; got 'c'"):
+        made.only("c")
+    with pytest.raises(ipfast.InputError, match="expected no query for scores of a single one"):
+        one.only(0)
 
 
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):

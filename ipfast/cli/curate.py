@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import ipfast
+from ipfast.curate.inputs import read_values
 
 from .app import command
 from .relabelling import Relabelling
@@ -25,8 +25,11 @@ def curate(
     ],
     action: Annotated[str, typer.Option(help="trim (drop the lowest), relabel (the lowest) or reweight (all).")] = "trim",
     drop: Annotated[
-        float | None,
-        typer.Option(help="Share of the lowest scores to drop or relabel, in (0, 1), or a count of 1 or more; default: 0.05."),
+        str | None,
+        typer.Option(
+            metavar="<share or count>",
+            help="Of the lowest scores to drop or relabel: a share in (0, 1), or a whole number of them; default: 0.05.",
+        ),
     ] = None,
     features: Annotated[Path | None, typer.Option(help=".npy [N, d], to write the curated data itself, or for --head.")] = None,
     labels: Annotated[Path | None, typer.Option(help=".npy [N]; without features to relabel, or to report on classes.")] = None,
@@ -51,7 +54,9 @@ def curate(
         float | None, typer.Option(help="Of reweight, by which scores are divided; default: their standard deviation.")
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Of reweight: the largest weight, where the mean is 1.")] = None,
-    combine: Annotated[str | None, typer.Option(help="Of several files of scores: rank (the default), union or zsum.")] = None,
+    combine: Annotated[
+        str | None, typer.Option(help="Of several files, or the queries of one: rank (the default), union or zsum.")
+    ] = None,
     query: Annotated[str | None, typer.Option(help="Name or number of one, of scores of several queries.")] = None,
     groups: Annotated[Path | None, typer.Option(help=".npy [N], to report on another attribute too.")] = None,
     report: Annotated[Path | None, typer.Option(help="Where to write what changed, .json.")] = None,
@@ -60,28 +65,24 @@ def curate(
 
     Example: ipfast curate scores.npy --drop 0.05 --train data.npz --out curated.npz
     """
-    if drop is not None and drop >= 1 and not drop.is_integer():
-        raise ipfast.InputError(f"curate: expected --drop to be a share in (0, 1) or a whole count; got {drop:g}.")
     for option, is_given in (("drop", drop is not None), ("by-class", by_class)):
         if is_given and action == "reweight":
             raise ipfast.InputError(f"curate: expected no --{option} with reweight, which keeps all samples. Leave it out.")
     classes = train if labels is None else labels
     if by_class and classes is None:
         raise ipfast.InputError("curate: expected --labels or --train with --by-class, to know the classes; got neither.")
-    if combine is not None and len(scores) == 1:
-        raise ipfast.InputError("curate: expected several files of scores with --combine; got one. Leave it out.")
     has_data = train is not None or features is not None
     data = training_data("curate", train, features, labels) if has_data else None
     relabelling = Relabelling(head, val, loss, stored_query, logits, label_scores)
     rule = how if action == "relabel" else action
     relabelling.check(rule, has_features=has_data)
     ipfast.curate.Curated.check_save(action, out, data, report=report)
-    found = _objectives(scores, combine or "rank", query)
+    found = _objectives(scores, combine, query)
     made = ipfast.curate.apply(
         found,
         action,
-        int(drop) if drop is not None and drop >= 1 else drop,
-        labels=classes,
+        None if drop is None else _amount(drop),
+        labels=_if_classes(classes) if has_data and rule == action and not by_class else classes,
         groups=groups,
         within=classes if by_class else None,
         how=how,
@@ -97,19 +98,40 @@ def curate(
         typer.echo(f"{'New labels' if made.action == 'relabel' else 'Weights'} of {len(found)} samples: {out}")
 
 
-def _objectives(paths: list[Path], combine: str, query: str | None) -> ipfast.Scores:
-    """Scores [N] from a file, or combined from several."""
+def _amount(text: str) -> float:
+    """A count where it is written as one, else a share."""
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError as error:
+        raise ipfast.InputError(f"curate: expected --drop to be a share in (0, 1) or a whole number; got {text!r}.") from error
+
+
+def _if_classes(path: Path | None) -> Any:
+    """The labels of training data where they are classes, whose balance can be told: no targets, and not of tokens."""
+    labels = read_values("curate", "labels", path)
+    is_one = labels.ndim == 1 or tuple(labels.shape[1:]) == (1,)
+    is_float = str(labels.dtype).removeprefix("torch.").startswith(("float", "bfloat"))
+    return labels if is_one and not (is_float and bool((labels != labels.round()).any())) else None
+
+
+def _objectives(paths: list[Path], combine: str | None, query: str | None) -> ipfast.Scores:
+    """Scores [N] from a file, or combined from several, or from the queries of one."""
     names = [path.stem for path in paths]
     keys = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    found = {key: _of_query(ipfast.Scores.load(path), query) for key, path in zip(keys, paths, strict=True)}
+    found = {key: ipfast.Scores.load(path) for key, path in zip(keys, paths, strict=True)}
     if len(found) < len(paths):
         raise ipfast.InputError("curate: expected each file of scores once; got one of them twice.")
-    return ipfast.curate.combine(found, combine) if len(found) > 1 else next(iter(found.values()))
-
-
-def _of_query(scores: ipfast.Scores, query: str | None) -> ipfast.Scores:
-    """The scores of one query, by name or number, of a file of several."""
-    if query is None:
-        return scores
-    number = int(query) if query.isdecimal() and query not in (scores.queries or ()) else query
-    return dataclasses.replace(scores, values=scores.of(number), queries=None, members=None)
+    of_several = [key for key, scores in found.items() if scores.values.dim() == 2 and scores.counted is None]
+    if combine is not None and len(paths) == 1 and (not of_several or query is not None):
+        raise ipfast.InputError(
+            "curate: expected several files of scores, or one of several queries, with --combine; got one. Leave it out."
+        )
+    if query is not None:
+        number = (
+            int(query) if query.isdecimal() and not any(query in (found[key].queries or ()) for key in of_several) else query
+        )
+        found |= {key: found[key].only(number) for key in of_several or found}
+    if len(found) > 1:
+        return ipfast.curate.combine(found, combine or "rank")
+    scores = next(iter(found.values()))
+    return scores if combine is None else ipfast.curate.combine(scores, combine)

@@ -106,13 +106,13 @@ def relabelled(where: str, before: Before, new_labels: Any) -> Report:
     if before.labels is None:
         raise InputError(f"{where}: expected labels, those before, beside new_labels; got None.")
     numbers, names = before.labels
-    after, every = _targets(where, new_labels, names, before.rows)
-    place = torch.tensor([every.index(name) for name in names], dtype=torch.int64)[numbers]
-    was = torch.nn.functional.one_hot(place, len(every)).to(after)
-    changed = (after != was).any(dim=1)
+    after, changed, every = _changed(where, new_labels, numbers, names, before.rows)
+    place = {name: c for c, name in enumerate(names)}
+    was = torch.bincount(numbers, minlength=len(names)).tolist()
+    moved = torch.bincount(numbers[changed], minlength=len(names)).tolist()
     classes = tuple(
-        Row(name, int(was[:, c].sum()), float(after[:, c].sum()), int((changed & (place == c)).sum()))
-        for c, name in enumerate(every)
+        Row(name, was[place[name]], mass, moved[place[name]]) if name in place else Row(name, 0, mass, 0)
+        for name, mass in zip(every, after.tolist(), strict=True)
     )
     ones = torch.ones(before.rows, dtype=torch.float64)
     return Report("relabel", before.rows, int(changed.sum()), classes, _table(before.groups, ones, changed))
@@ -123,29 +123,40 @@ def _table(classes: tuple[Tensor, list[str]] | None, mass: Tensor, changed: Tens
     if classes is None:
         return ()
     numbers, names = classes
-    members = [numbers == number for number in range(len(names))]
-    return tuple(
-        Row(name, int(each.sum()), float(mass[each].sum()), int((each & changed).sum()))
-        for name, each in zip(names, members, strict=True)
-    )
+    counts = torch.bincount(numbers, minlength=len(names)), torch.bincount(numbers[changed], minlength=len(names))
+    masses = torch.bincount(numbers, weights=mass, minlength=len(names))
+    columns = (each.tolist() for each in (counts[0], masses, counts[1]))
+    return tuple(Row(*row) for row in zip(names, *columns, strict=True))
 
 
-def _targets(where: str, new: Any, names: list[str], rows: int) -> tuple[Tensor, list[str]]:
-    """(targets [N, K] of labels after, the names of the K classes), of hard labels or of soft ones whose columns are 0..K−1."""
+def _changed(where: str, new: Any, numbers: Tensor, names: list[str], rows: int) -> tuple[Tensor, Tensor, list[str]]:
+    """(what each of K classes has after [K], which samples changed [N], the names of the classes), of hard labels, or of soft
+    ones whose columns are 0..K−1.
+
+    Args:
+        numbers, names: the class of each sample before [N], and what the classes are called.
+    """
     soft = soft_labels(where, new, rows)
-    if soft is not None:
-        columns = list(map(str, range(soft.shape[1])))
-        strange = next((name for name in names if name not in columns), None)
-        if strange is not None:
-            raise InputError(
-                f"{where}: expected labels in 0..{len(columns) - 1}, the columns of soft new_labels; got {strange!r}. Encode "
-                "classes from 0 on."
-            )
-        return soft, columns
-    numbers, after = class_numbers(where, "new_labels", new, rows)
-    every = sorted({*names, *after}, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
-    place = torch.tensor([every.index(name) for name in after], dtype=torch.int64)
-    return torch.nn.functional.one_hot(place[numbers], len(every)).double(), every
+    if soft is None:
+        numbers_after, names_after = class_numbers(where, "new_labels", new, rows)
+        every = sorted({*names, *names_after}, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
+        place = {name: c for c, name in enumerate(every)}
+        was, new_place = (
+            torch.tensor([place[name] for name in of], dtype=torch.int64)[which]
+            for of, which in ((names, numbers), (names_after, numbers_after))
+        )
+        return torch.bincount(new_place, minlength=len(every)).double(), was != new_place, every
+    columns = list(map(str, range(soft.shape[1])))
+    place = {name: c for c, name in enumerate(columns)}
+    strange = next((name for name in names if name not in place), None)
+    if strange is not None:
+        raise InputError(
+            f"{where}: expected labels in 0..{len(columns) - 1}, the columns of soft new_labels; got {strange!r}. Encode "
+            "classes from 0 on."
+        )
+    was = torch.tensor([place[name] for name in names], dtype=torch.int64)[numbers]
+    same = (soft.gather(1, was[:, None])[:, 0] == 1) & (soft.count_nonzero(dim=1) == 1)
+    return soft.sum(dim=0), ~same, columns
 
 
 def _rows_of(where: str, given: dict[str, Any]) -> int:

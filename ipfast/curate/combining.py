@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..combine import combined, doubled_ranks
-from ..errors import InputError, InputTypeError
+from ..errors import InputError
 from ..registry import check_choice
 from ..scores import Scores
 from .inputs import as_scores
@@ -27,7 +27,8 @@ def combine(objectives: Any, how: str = "rank") -> Scores:
         how="zsum":   the sum of the z-scores (s − mean)/standard deviation
 
     Args:
-        objectives: a mapping from names, or a sequence, of what `trim` takes as scores [N]; or scores [N, Q] of Q queries.
+        objectives: a mapping from names, or a list, of what `trim` takes as scores [N]; or scores [N, Q] of Q queries: a Scores
+            object, an array, or the path of a file of scores.
         how: as above.
 
     Returns:
@@ -46,14 +47,16 @@ def combine(objectives: Any, how: str = "rank") -> Scores:
     check_choice(where, "how", how, HOW)
     parts = _parts(where, objectives)
     names, first = list(parts), next(iter(parts.values()))
+    with_ids = next((name for name, scores in parts.items() if scores.ids is not None), names[0])
+    ids = parts[with_ids].ids
     for name, scores in parts.items():
         if len(scores) != len(first):
             raise InputError(
                 f"{where}: expected objectives of the same samples; {names[0]!r} has {len(first)} and {name!r} "
                 f"has {len(scores)}."
             )
-        if scores.ids is not None and first.ids is not None and not np.array_equal(scores.ids, first.ids):
-            raise InputError(f"{where}: expected objectives of the same samples; {names[0]!r} and {name!r} have other ids.")
+        if scores.ids is not None and ids is not None and not np.array_equal(scores.ids, ids):
+            raise InputError(f"{where}: expected objectives of the same samples; {with_ids!r} and {name!r} have other ids.")
     every = torch.stack([scores.of().double() for scores in parts.values()], dim=1)
     if how == "union":
         values = _union(every)
@@ -63,7 +66,6 @@ def combine(objectives: Any, how: str = "rank") -> Scores:
         values = total / (len(names) * max(len(every), 1)) - 1
     else:
         values = combined(every[:, :, None], [1.0] * len(names), "zscore")[:, 0]
-    ids = next((scores.ids for scores in parts.values() if scores.ids is not None), None)
     methods = {scores.method for scores in parts.values()}
     method = methods.pop() if len(methods) == 1 else "combined"
     return Scores(values, method, "combined", "reference", {"combine": how, "objectives": names}, ids)
@@ -73,21 +75,15 @@ def _parts(where: str, objectives: Any) -> dict[str, Scores]:
     """Scores [N] by name."""
     if isinstance(objectives, Mapping):
         parts = {str(name): as_scores(where, scores, str(name)) for name, scores in objectives.items()}
-    elif isinstance(objectives, Scores):
-        found = as_scores(where, objectives)
-        columns = found.values.shape[1] if found.values.dim() == 2 and found.counted is None else 1
-        names = found.queries or tuple(map(str, range(columns)))
-        several = columns > 1
-        parts = {
-            name: Scores(found.of(q if several else None), found.method, "", "", {}, found.ids) for q, name in enumerate(names)
-        }
-    elif isinstance(objectives, Sequence) and not isinstance(objectives, str):
+        if len(parts) < len(objectives):
+            raise InputError(f"{where}: expected objectives of different names; got {', '.join(map(repr, objectives))}.")
+    elif isinstance(objectives, (list, tuple)):
         parts = {str(number): as_scores(where, scores) for number, scores in enumerate(objectives)}
     else:
-        raise InputTypeError(
-            f"{where}: expected objectives to be a mapping or a sequence of scores, or scores of several queries; got "
-            f"{type(objectives).__name__}."
-        )
+        found = as_scores(where, objectives, "objectives")
+        columns = found.values.shape[1] if found.values.dim() == 2 and found.counted is None else 1
+        names = found.queries or tuple(map(str, range(columns)))
+        parts = {name: found.only(number) if found.values.dim() == 2 else found for number, name in enumerate(names)}
     if len(parts) < 2:
         raise InputError(f"{where}: expected at least two objectives; got {len(parts)}. One needs no combination.")
     return parts

@@ -14,11 +14,11 @@ from torch.utils.data import Subset, WeightedRandomSampler
 
 from ..checks import check_no_overwriting
 from ..data import check_output
-from ..data.writers import ARCHIVES, FORMATS
+from ..data.writers import ARCHIVES, FORMATS, as_array
 from ..errors import InputError
 from ..registry import check_choice
 from .changes import Before, relabelled, reweighted, trimmed
-from .files import write
+from .files import training_arrays, write
 from .inputs import as_scores, read_values
 from .relabelling import relabel
 from .reports import Report
@@ -40,6 +40,7 @@ class Curated:
         changed: indices of the dropped or relabelled samples, worst first, int64 [k]; of reweight none.
         labels: new labels of all samples, of relabel. weights: of all samples, of reweight, with mean 1.
         report: what changed, by class and by group.
+        ids: [N] names of the samples, where the scores have them.
     """
 
     action: str
@@ -48,6 +49,7 @@ class Curated:
     labels: Tensor | None
     weights: Tensor | None
     report: Report
+    ids: np.ndarray | None = None
 
     def dataset(self, data: Any, labels_key: str = "labels") -> Subset[Any]:
         """The samples of a data set to train on, with their new labels."""
@@ -65,8 +67,9 @@ class Curated:
     def save(self, out: str | os.PathLike[str], data: Any = None, *, report: str | os.PathLike[str] | None = None) -> None:
         """Write to a file that appears only when it is complete.
 
-        .npy, .csv or .parquet get the kept indices, the new labels or the weights; .npz and .safetensors the curated `features`
-        and `labels` themselves, with `index` where samples were dropped and `weights` where they are weighted.
+        .npy, .csv or .parquet get the kept indices, the new labels or the weights, tables with the ids of the samples where the
+        scores have them; .npz and .safetensors the curated `features` and `labels` themselves, with `index` where samples were
+        dropped and `weights` where they are weighted.
 
         Args:
             data: the training data of .npz and .safetensors: a pair of arrays or .npy paths, or a path with both.
@@ -93,24 +96,30 @@ class Curated:
         check_no_overwriting(where, {"out": out, "report": report}, {"data": data})
         if file.suffix in ARCHIVES and data is None:
             raise InputError(f"{where}: expected the training data to write {file.name!r}; got none. Pass it, or write .npy.")
+        if file.suffix in ARCHIVES:
+            training_arrays(where, file, data)
         if file.suffix not in ARCHIVES and data is not None and action == "trim":  # new labels and weights are all that is new
             raise InputError(f"{where}: expected out to end in .npz or .safetensors to hold the data; got {file.name!r}.")
         return file
 
+    def _names(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The first column of a table, of those samples."""
+        return {"index": rows} if self.ids is None else {"id": self.ids[rows]}
+
     def _write(self, where: str, file: Path, data: Any) -> None:
         keep, rows = self.keep.numpy(), self.report.samples
         if self.action == "trim":
-            write(where, file, {"index": keep}, rows=rows, data=data, keep=keep)
+            write(where, file, {**self._names(keep), "index": keep}, rows=rows, data=data, keep=keep)
         elif self.labels is not None:
-            new = self.labels.numpy()
+            new = as_array(self.labels)
             columns = {"label": new}
             if new.ndim == 2 and file.suffix in (".csv", ".parquet"):
                 columns = {f"label {c}": np.ascontiguousarray(new[:, c]) for c in range(new.shape[1])}
-            write(where, file, {"index": np.arange(rows), **columns}, rows=rows, data=data, labels=new)
+            write(where, file, {**self._names(np.arange(rows)), **columns}, rows=rows, data=data, labels=self.labels)
         else:
             assert self.weights is not None
             weights = {"weights": self.weights.numpy()}
-            columns = {"index": np.arange(rows), "weight": weights["weights"]}
+            columns = {**self._names(np.arange(rows)), "weight": weights["weights"]}
             write(where, file, columns, rows=rows, data=data, more=weights)
 
 
@@ -163,21 +172,21 @@ def apply(
     for name, (is_given, users) in others.items():
         if is_given and action not in users:
             raise InputError(f"{where}: expected no {name} with {action!r}; it is of {' and '.join(users)}. Leave it out.")
-    found = as_scores(where, scores)
+    found = as_scores(where, scores, query=query)
     rows, every = len(found), torch.arange(len(found))
     labels, groups = read_values(where, "labels", labels), read_values(where, "groups", groups)
     before = Before.read(where, rows, labels, groups)
     if action == "reweight":
-        weights = reweight(found, temperature=temperature, clip=clip, query=query)
-        return Curated(action, every, every[:0], None, weights, reweighted(where, before, weights))
+        weights = reweight(found, temperature=temperature, clip=clip)
+        return Curated(action, every, every[:0], None, weights, reweighted(where, before, weights), found.ids)
     amount = 0.05 if amount is None else amount
     if action == "trim":
-        keep, new = trim(found, amount, within=within, query=query), None
+        keep, new = trim(found, amount, within=within), None
         about = trimmed(where, before, keep)
     else:
         if labels is None:
             raise InputError(f"{where}: expected labels with 'relabel'; got None.")
         keep = every
-        new = relabel(found, amount, labels, how=how, logits=logits, label_scores=label_scores, within=within, query=query)
+        new = relabel(found, amount, labels, how=how, logits=logits, label_scores=label_scores, within=within)
         about = relabelled(where, before, new)
-    return Curated(action, keep, lowest(where, found, amount, within=within, query=query), new, None, about)
+    return Curated(action, keep, lowest(where, found, amount, within=within), new, None, about, found.ids)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..data import read_pair, write_table
 from ..data.writers import ARCHIVES, write_archive
-from ..errors import InputError
+from ..errors import InputError, InputTypeError
 
 
 def write(
@@ -21,24 +23,65 @@ def write(
     rows: int,
     data: Any,
     keep: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
+    labels: np.ndarray | Tensor | None = None,
     more: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write a table of columns, or an archive of the training data as it is curated.
 
     Args:
         file: from `Curated.check_save`.
-        rows: N. data: the training data of an archive, a pair of arrays or .npy paths, or a path with both.
+        rows: N. data: the training data of an archive, as `training_arrays` takes it.
         keep, labels: the samples and the labels of the archive; None: all, and those of the data. more: its other arrays.
     """
     if file.suffix not in ARCHIVES:
         write_table(where, file, dict(columns))
         return
-    features, given = read_pair(where, "train", data)
+    features, given = training_arrays(where, file, data)
     for name, array in (("features", features), ("labels", given)):
         if len(array) != rows:
             raise InputError(f"{where}: expected {name} of the {rows} scored samples; got {len(array)}.")
     kept: Any = slice(None) if keep is None else keep
-    arrays = {"features": np.asarray(features)[kept], "labels": np.asarray(given if labels is None else labels)[kept]}
+    arrays = {"features": features[kept], "labels": (given if labels is None else labels)[kept]}
     index = {} if keep is None else {"index": keep}
     write_archive(file, {**arrays, **index, **(more or {})})
+
+
+def training_arrays(where: str, file: Path, data: Any) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
+    """(features, labels) of training data that shall go into an archive, memory-mapped where they are.
+
+    Args:
+        data: a pair of arrays, tensors or .npy paths, or the path of a file with both.
+
+    Raises:
+        InputError, InputTypeError: they are no pair, of different lengths, or of a kind that the archive cannot hold.
+    """
+    if not isinstance(data, (str, os.PathLike)) and not (isinstance(data, (tuple, list)) and len(data) == 2):
+        raise InputTypeError(
+            f"{where}: expected data to be a pair (features, labels), or the path of a file with both; got "
+            f"{type(data).__name__}."
+        )
+    features, labels = read_pair(where, "data", data)
+    made = _storable(where, file, "features", features), _storable(where, file, "labels", labels)
+    if len(made[0]) != len(made[1]):
+        raise InputError(
+            f"{where}: expected features and labels of the same samples in data; got {len(made[0])} and {len(made[1])}."
+        )
+    return made
+
+
+def _storable(where: str, file: Path, name: str, values: Any) -> np.ndarray | Tensor:
+    """Numbers, or labels that are strings where the archive holds such."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+    if array.dtype.kind in "OT" and all(isinstance(each, str) for each in array.flat):
+        array = array.astype(str)
+    if array.dtype.kind == "U" and name == "labels" and file.suffix == ".safetensors":
+        raise InputError(
+            f"{where}: expected labels as numbers in {file.name!r}, which holds no strings. Write .npz, or encode them."
+        )
+    if array.dtype.kind not in ("biufU" if name == "labels" else "biuf") or not array.ndim:
+        raise InputTypeError(
+            f"{where}: expected {name} of data to be numbers, a row for each sample; got {array.dtype} {list(array.shape)}."
+        )
+    return array

@@ -15,8 +15,9 @@ from ..errors import InputError, InputTypeError
 from ..scores import Scores
 
 
-def as_scores(where: str, scores: Any, argument: str = "scores") -> Scores:
-    """Scores [N] or [N, Q] without NaN, from a Scores object, an array, or a file that Scores.save wrote."""
+def as_scores(where: str, scores: Any, argument: str = "scores", *, query: int | str | None = None) -> Scores:
+    """Scores [N], or [N, Q] of several queries of which none is chosen, without NaN: from a Scores object, an array, or a file
+    that Scores.save wrote."""
     if isinstance(scores, (str, os.PathLike)):
         scores = Scores.load(scores)
     if not isinstance(scores, Scores):
@@ -28,13 +29,16 @@ def as_scores(where: str, scores: Any, argument: str = "scores") -> Scores:
             "unknown",
             "unknown",
         )
+    if query is not None:
+        scores = scores.only(query)
     assert isinstance(scores, Scores)
     finite = torch.isfinite(scores.values)
     if not bool(finite.all()):
-        row = int((~finite).nonzero()[0, 0])
+        row, *column = (~finite).nonzero()[0].tolist()
+        of = f" of query {scores.queries[column[0]] if scores.queries else column[0]!r}" if column else ""
         raise InputError(
-            f"{where}: expected finite {argument}; row {row} has {float(scores.values[row].flatten()[0]):g}. Score it "
-            "again, or leave it out."
+            f"{where}: expected finite {argument}; row {row}{of} has {float(scores.values[(row, *column)]):g}. Score it again, "
+            "or leave it out."
         )
     return scores
 
@@ -126,8 +130,8 @@ def read_values(where: str, argument: str, values: Any) -> Any:
     return _read(where, argument, values) if isinstance(values, (str, os.PathLike)) else values
 
 
-def hard_labels(where: str, labels: Any, rows: int) -> tuple[Tensor, Tensor]:
-    """(labels as they are, a copy; the same as int64 [N]), of whole numbers [N] or [N, 1]."""
+def hard_labels(where: str, labels: Any, rows: int, *, least: int | None = 0) -> tuple[Tensor, Tensor]:
+    """(labels as they are, a copy; the same as int64 [N]), of whole numbers [N] or [N, 1], none below `least`."""
     given = read_numbers(where, "labels", labels, "whole numbers, one for each scored sample").clone()
     if given.shape not in ((rows,), (rows, 1)):
         raise InputError(
@@ -141,8 +145,8 @@ def hard_labels(where: str, labels: Any, rows: int) -> tuple[Tensor, Tensor]:
             f"{where}: expected labels as whole numbers, the class of each sample; got {float(given.reshape(rows)[row]):g} at "
             f"row {row}."
         )
-    if rows and int(whole.min()) < 0:
-        row = int((whole < 0).nonzero()[0])
+    if rows and least is not None and int(whole.min()) < least:
+        row = int((whole < least).nonzero()[0])
         raise InputError(f"{where}: expected labels in 0..C-1; got {int(whole[row])} at row {row}. Encode classes from 0 on.")
     return given, whole
 

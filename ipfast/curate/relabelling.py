@@ -33,7 +33,7 @@ def relabel(
 ) -> Tensor:
     """Labels in which the samples of the lowest scores have another class.
 
-        how="flip":        y ← 1 − y, of two classes
+        how="flip":        y ← the other one of two classes: 1 − y of 0 and 1
         how="runner_up":   y ← argmax over c ≠ y of p(c): what the model predicts, or the second where it predicts y
         how="rdia_soft":   soft targets t_y = 0, t_c = ln(1 − p_y) / ((K − 1) ln p_c), whose cross-entropy is −ln(1 − p_y);
                            of two classes they are the flip
@@ -41,13 +41,15 @@ def relabel(
 
     Args:
         scores, amount, within, query: as in `trim`, whose samples these are.
-        labels: [N] whole numbers from 0 on, or [N, 1]; an array, a tensor or an .npy path.
+        labels: [N] whole numbers from 0 on, or [N, 1]; an array, a tensor or an .npy path. Of flip any two whole numbers, as −1
+            and 1.
         logits: [N, C] of the training samples, for runner_up and rdia_soft; [N] of a binary head with one output.
         label_scores: [N, C] as `curate.label_scores` gives them, for ip_relabel.
 
     Returns:
-        New labels of all N samples, in the shape and dtype of those given; of rdia_soft targets [N, C] in that of the logits,
-        one-hot where nothing changed. They need not sum to one, and `losses.CrossEntropy` and torch take them as they are.
+        New labels of all N samples, in the shape and dtype of those given (int64 for NumPy arrays that are unsigned or bool);
+        of rdia_soft targets [N, C] in that of the logits, one-hot where nothing changed. They need not sum to one, and
+        `losses.CrossEntropy` and torch take them as they are.
 
     Raises:
         InputError, InputTypeError: labels do not fit the scores, the logits or `how`.
@@ -59,22 +61,16 @@ def relabel(
     """
     where = "relabel"
     check_choice(where, "how", how, HOW)
-    found = as_scores(where, scores)
-    given, whole = hard_labels(where, labels, len(found))
+    found = as_scores(where, scores, query=query)
+    given, whole = hard_labels(where, labels, len(found), least=None if how == "flip" else 0)
     for name, value, users in (("logits", logits, ("runner_up", "rdia_soft")), ("label_scores", label_scores, ("ip_relabel",))):
         if value is None and how in users:
             raise InputError(f"{where}: expected {name} with how={how!r}; got None.")
         if value is not None and how not in users:
             raise InputError(f"{where}: expected no {name} with how={how!r}, which does not look at them. Leave them out.")
-    rows = lowest(where, found, amount, within=within, query=query)
+    rows = lowest(where, found, amount, within=within)
     if how == "flip":
-        if len(whole) and int(whole.max()) > 1:
-            row = int((whole > 1).nonzero()[0])
-            raise InputError(
-                f"{where}: expected labels 0 and 1 with how='flip'; got {int(whole[row])} at row {row}. Of several classes "
-                "pass how='runner_up' and the logits."
-            )
-        new = 1 - whole[rows]
+        new = _sum_of_two(where, whole) - whole[rows]
     elif how == "rdia_soft":
         z = by_class(where, "logits", logits, len(found), whole)
         targets = torch.nn.functional.one_hot(whole, z.shape[1]).to(z.dtype)
@@ -87,8 +83,26 @@ def relabel(
             raise InputError(f"{where}: expected two classes or more, to choose another; got one.")
         own = whole[rows][:, None]
         new = each[rows].scatter(1, own, -torch.inf).argmax(dim=1)
-    given[rows] = new.to(given.dtype).view_as(given[rows])
+    cast = new.to(given.dtype)
+    if bool((cast.long() != new).any()):
+        wrong = int(new[(cast.long() != new).nonzero()[0, 0]])
+        raise InputError(
+            f"{where}: expected labels of a dtype that holds class {wrong}; got {given.dtype}. Pass them as int64."
+        )
+    given[rows] = cast.view_as(given[rows])
     return given
+
+
+def _sum_of_two(where: str, whole: Tensor) -> int:
+    """a + b of the two classes of labels, of which a flip makes a + b − y; 0 and 1 where one label is missing."""
+    classes = torch.unique(whole)
+    if not bool(((classes == 0) | (classes == 1)).all()) and len(classes) != 2:
+        row = int(((whole != 0) & (whole != 1)).nonzero()[0])
+        raise InputError(
+            f"{where}: expected labels of two classes, as 0 and 1, with how='flip'; got {len(classes)}, as {int(whole[row])} "
+            f"at row {row}. Of several classes pass how='runner_up' and the logits."
+        )
+    return int(classes.sum()) if len(classes) == 2 else 1
 
 
 def _soft(z: Tensor, y: Tensor) -> Tensor:

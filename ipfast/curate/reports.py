@@ -9,6 +9,8 @@ from typing import Any
 
 from ..data.writers import check_output, written_whole
 
+SHOWN = 20
+"""Rows of a printed table; of more the ones that changed most are shown."""
 DONE = {"trim": "dropped", "relabel": "relabelled", "reweight": "effective"}
 """What the last column of a report counts."""
 
@@ -80,12 +82,16 @@ def _table(kind: str, rows: tuple[Row, ...], about: Report) -> list[str]:
     before, after = sum(row.before for row in rows) or 1, sum(row.after for row in rows) or 1
     last = "below 1" if about.weights is not None else DONE[about.action]
     lines = [f"{kind:<{width}}  {'before':>6}  {'':>7}  {'after':>8}  {'':>7}  {last:>8}"]
-    for row in rows:
+    shown = rows if len(rows) <= SHOWN else sorted(rows, key=lambda row: -row.changed)[:SHOWN]
+    for row in shown:
         kept = f"{row.after:.0f}" if row.after == int(row.after) else f"{row.after:.1f}"
         lines.append(
             f"{row.name:<{width}}  {row.before:>6}  {_percent(row.before, before)}  {kept:>8}  {_percent(row.after, after)}"
             f"  {row.changed:>8}  {_percent(row.changed, row.before or 1)}"
         )
+    if len(shown) < len(rows):
+        plural = {"class": "classes"}.get(kind, f"{kind}s")
+        lines.append(f"… and {len(rows) - SHOWN:,} {plural} of which fewer changed; the report as JSON has all")
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -43,12 +44,12 @@ def reweight(
     for name, value, least in (("temperature", temperature, 0.0), ("clip", clip, 1.0)):
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise InputTypeError(f"{where}: expected {name} to be a number; got {type(value).__name__}.")
         if not (value > 0 and least <= value < math.inf):
             bound = "positive" if name == "temperature" else "1 or more, since the mean weight is 1"
             raise InputError(f"{where}: expected {name} to be finite and {bound}; got {value:g}.")
-    s = as_scores(where, scores).of(query).double()
+    s = as_scores(where, scores, query=query).of().double()
     if not len(s):
         return s
     # By a power of two, which rounds nothing, so that neither squares nor differences of the scores overflow or vanish.

@@ -11,21 +11,23 @@ from ..scores import Scores
 from .inputs import class_numbers
 
 
-def lowest(where: str, scores: Scores, amount: float, *, within: Any = None, query: int | str | None = None) -> Tensor:
+def lowest(where: str, scores: Scores, amount: float, *, within: Any = None) -> Tensor:
     """Indices of the lowest scores, worst first, ties by index: int64 [k], with k = floor(share·N) or a count.
 
     Args:
         within: [N] classes, of which each gives up the same share: k n_c / N of its n_c samples, rounded so that they are k in
             all (by largest remainders, ties to the class that sorts first).
     """
-    order, count = torch.argsort(scores.of(query), stable=True), scores.count(amount)
+    order, count = torch.argsort(scores.of(), stable=True), scores.count(amount)
     if within is None:
         return order[:count]
     numbers, names = class_numbers(where, "within", within, len(scores))
+    sizes = torch.bincount(numbers, minlength=len(names))
+    by_class = order[torch.argsort(numbers[order], stable=True)]  # class by class, each worst first
+    first = sizes.cumsum(0) - sizes
+    place = torch.arange(len(scores)) - first[numbers[by_class]]  # in its class
     chosen = torch.zeros(len(scores), dtype=torch.bool)
-    sizes = torch.bincount(numbers, minlength=len(names)).tolist()
-    for number, quota in enumerate(_quotas(sizes, count)):
-        chosen[order[numbers[order] == number][:quota]] = True
+    chosen[by_class[place < torch.tensor(_quotas(sizes.tolist(), count))[numbers[by_class]]]] = True
     return order[chosen[order]]
 
 

@@ -14,6 +14,9 @@ from ..checks import positive_integer
 from ..errors import InputError, InputTypeError
 from .inputs import kept_indices, sample_weights
 
+LARGEST = 2**24
+"""torch.multinomial, by which WeightedRandomSampler draws, takes no more categories."""
+
 
 class WithLabels(Dataset[Any]):
     """A data set with other labels: the last element of each sample, or the entry `labels_key` of a mapping, is exchanged.
@@ -81,6 +84,10 @@ def sampler(weights: Any, *, samples: int | None = None, seed: int | None = None
     """
     where = "sampler"
     found = sample_weights(where, weights)
+    if len(found) > LARGEST:
+        raise InputError(
+            f"{where}: expected at most 2^24 weights, from which torch draws; got {len(found):,}. Weight the losses instead."
+        )
     if not bool((found > 0).any()):
         raise InputError(f"{where}: expected weights of which one is positive, to draw it; got {len(found)}, all zero.")
     count = len(found) if samples is None else positive_integer(where, "samples", samples)

@@ -34,7 +34,7 @@ def trim(scores: Any, amount: float, *, within: Any = None, query: int | str | N
     >>> trim(torch.tensor([-3.0, -2.0, -1.0, 0.0]), 0.5, within=["a", "a", "b", "b"]).tolist()
     [1, 3]
     """
-    found = as_scores("trim", scores)
+    found = as_scores("trim", scores, query=query)
     keep = torch.ones(len(found), dtype=torch.bool)
-    keep[lowest("trim", found, amount, within=within, query=query)] = False
+    keep[lowest("trim", found, amount, within=within)] = False
     return keep.nonzero().squeeze(1)

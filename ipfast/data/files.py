@@ -1,4 +1,4 @@
-"""Arrays from .npy, .npz and .safetensors files. Nothing is unpickled, large arrays are memory-mapped."""
+"""Arrays from .npy, .npz and .safetensors files. Nothing is unpickled; arrays of .npy and .safetensors are memory-mapped."""
 
 from __future__ import annotations
 
@@ -39,50 +39,49 @@ def read_npy(where: str, argument: str, path: str | os.PathLike[str]) -> np.ndar
 def read_named(where: str, argument: str, path: str | os.PathLike[str], names: tuple[str, ...]) -> dict[str, Any]:
     """Some arrays of an .npz or .safetensors file, by name; a name that ends in "?" may be absent."""
     file = existing_file(where, argument, path)
+    wanted = {name.rstrip("?") for name in names}
     if file.suffix == ".npz":
-        found = _read_npz(where, argument, file)
+        every, found = _read_npz(where, argument, file, wanted)
     elif file.suffix == ".safetensors":
-        found = _read_safetensors(where, argument, file)
+        every, found = _read_safetensors(where, argument, file, wanted)
     else:
         raise InputError(
             f"{where}: expected {argument} to be an .npz or .safetensors file; got {file.name!r}. "
             "Save the arrays with numpy.savez or safetensors."
         )
-    result = {}
     for name in names:
-        key = name.rstrip("?")
-        if key in found:
-            result[key] = found[key]
-        elif not name.endswith("?"):
+        if name not in found and not name.endswith("?"):
             raise InputError(
-                f"{where}: expected {argument} to hold {key!r}; {file.name!r} holds {', '.join(sorted(found)) or 'nothing'}. "
+                f"{where}: expected {argument} to hold {name!r}; {file.name!r} holds {', '.join(sorted(every)) or 'nothing'}. "
                 "Rename the array."
             )
-    return result
+    return found
 
 
-def _read_npz(where: str, argument: str, file: Path) -> dict[str, Any]:
+def _read_npz(where: str, argument: str, file: Path, wanted: set[str]) -> tuple[list[str], dict[str, Any]]:
+    """(names of all arrays, those that are wanted), of which the others are not read."""
     try:
         # The file is opened here, since numpy leaves it open where the archive turns out to be broken.
         with open(file, "rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, Mapping):
                 raise ValueError("it holds a single array")
-            return {name: archive[name] for name in archive}
+            return list(archive), {name: archive[name] for name in archive if name in wanted}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{where}: expected {argument} to be an .npz file of numbers; {str(file)!r} cannot be read ({error})."
         ) from error
 
 
-def _read_safetensors(where: str, argument: str, file: Path) -> dict[str, Any]:
-    """Arrays as memory maps where NumPy has the dtype (it lacks bfloat16), so that a large file stays on disk."""
+def _read_safetensors(where: str, argument: str, file: Path, wanted: set[str]) -> tuple[list[str], dict[str, Any]]:
+    """(names of all arrays, those that are wanted), as memory maps where NumPy has the dtype (it lacks bfloat16), so that a
+    large file stays on disk."""
     try:
         with safe_open(str(file), framework="pt") as archive:  # checks the header and the offsets
             other = {
                 name: archive.get_tensor(name)
                 for name in archive.keys()  # noqa: SIM118 (not a dict)
-                if archive.get_slice(name).get_dtype() not in _MAPPABLE
+                if name in wanted and archive.get_slice(name).get_dtype() not in _MAPPABLE
             }
     except (SafetensorError, OSError) as error:
         raise InputError(
@@ -91,16 +90,17 @@ def _read_safetensors(where: str, argument: str, file: Path) -> dict[str, Any]:
     with open(file, "rb") as stream:
         (size,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(size))
+    header.pop("__metadata__", None)
     result: dict[str, Any] = dict(other)
     for name, entry in header.items():
-        if name == "__metadata__" or name in other:
+        if name not in wanted or name in other:
             continue
         dtype, shape = _MAPPABLE[entry["dtype"]], tuple(entry["shape"])
         if 0 in shape or not shape:
             result[name] = np.zeros(shape, dtype)
         else:
             result[name] = np.memmap(file, dtype, mode="r", offset=8 + size + entry["data_offsets"][0], shape=shape)
-    return result
+    return list(header), result
 
 
 def read_arrays(where: str, argument: str, path: str | os.PathLike[str]) -> tuple[Any, Any]:
@@ -122,28 +122,44 @@ def read_pair(where: str, argument: str, data: Any) -> tuple[Any, Any]:
     return features, labels
 
 
-def read_column(where: str, argument: str, path: str | os.PathLike[str], column: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """(a numeric column [N], the `id` column if there is one) of a .csv or .parquet file, or the array of an .npy file."""
+def read_scores(
+    where: str, argument: str, path: str | os.PathLike[str]
+) -> tuple[np.ndarray, tuple[str, ...] | None, np.ndarray | None]:
+    """(scores [N] or [N, Q], the names of the queries or None, ids or None) of a .csv, .parquet or .npy file.
+
+    Tables hold `score`, or `score NAME` of each query; columns of layers beside them, `score, LAYER`, are parts of these.
+    """
     file = existing_file(where, argument, path)
-    ids = None
+    queries = ids = None
     if file.suffix == ".npy":
         values = np.array(read_npy(where, argument, file))
     else:
         try:
             table = _read_csv(file) if file.suffix == ".csv" else _read_parquet(where, file)
-            values = np.asarray(table[column], dtype=np.float64)
+            queries = None if "score" in table else _queries_of(table)
+            names = ["score"] if queries is None else [f"score {name}" for name in queries]
+            columns = [np.asarray(table[name], dtype=np.float64) for name in names]
         except (KeyError, ValueError, OSError, csv.Error) as error:
             raise InputError(
-                f"{where}: expected {argument} to be a table with a numeric column {column!r}; {str(file)!r} cannot be read "
-                f"({type(error).__name__}: {error})."
+                f"{where}: expected {argument} to be a table with a numeric column 'score', or 'score NAME' of each query; "
+                f"{str(file)!r} cannot be read ({type(error).__name__}: {error})."
             ) from error
+        values = columns[0] if queries is None else np.stack(columns, axis=1)
         ids = np.asarray(table["id"]) if "id" in table else None
-    if values.ndim != 1 or values.dtype.kind != "f":
+    if values.ndim not in (1, 2) or values.dtype.kind != "f":
         raise InputError(
-            f"{where}: expected {argument} to hold floating-point numbers [N]; {file.name!r} has {values.dtype} "
+            f"{where}: expected {argument} to hold floating-point numbers [N] or [N, Q]; {file.name!r} has {values.dtype} "
             f"{list(values.shape)}."
         )
-    return values, ids
+    return values, queries, ids
+
+
+def _queries_of(table: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Names of the queries of a table with a column each; None where there is none."""
+    prefix = "score "
+    found = [name for name in table if name.startswith(prefix)]
+    parts = {name for name in found if any(name.startswith(f"{other}, ") for other in found)}
+    return tuple(name.removeprefix(prefix) for name in found if name not in parts) or None
 
 
 def _read_csv(file: Path) -> dict[str, Any]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
 
+from ..checks import as_tensor
 from ..errors import InputError, MissingFileError, UnavailableError
 
 FORMATS = (".npy", ".parquet", ".csv")
@@ -67,14 +71,26 @@ def write_table(where: str, path: str | os.PathLike[str], columns: dict[str, np.
         write[file.suffix](beside, columns)
 
 
-def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write named arrays to .npz or .safetensors."""
+def write_archive(path: Path, arrays: Mapping[str, np.ndarray | Tensor]) -> None:
+    """Write named arrays of numbers to .npz or .safetensors. NumPy has no bfloat16, which becomes float32 in .npz."""
+    narrow = any(isinstance(array, Tensor) and array.dtype == torch.bfloat16 for array in arrays.values())
     with written_whole(path) as beside:
         if path.suffix == ".npz":
             with open(beside, "wb") as stream:
-                np.savez(stream, **arrays)  # type: ignore[arg-type]
+                np.savez(stream, **{name: as_array(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+        elif narrow:
+            tensors = {name: array if isinstance(array, Tensor) else as_tensor(array) for name, array in arrays.items()}
+            save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
         else:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, beside)
+            save_file({name: np.ascontiguousarray(as_array(array)) for name, array in arrays.items()}, beside)
+
+
+def as_array(values: np.ndarray | Tensor) -> np.ndarray:
+    """The numbers of a tensor for NumPy, which has no bfloat16: that becomes float32, which holds it as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _write_npy(path: Path, columns: dict[str, np.ndarray]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -45,11 +46,11 @@ class Adversarial(Impact):
 
     def __init__(self, gamma: float = 1.3) -> None:
         where = type(self).__name__
-        if isinstance(gamma, bool) or not isinstance(gamma, (int, float)):
+        if isinstance(gamma, bool) or not isinstance(gamma, Real):
             raise InputTypeError(f"{where}: expected gamma to be a number above 1; got {type(gamma).__name__}.")
         if not 1 < gamma < math.inf:
             raise InputError(f"{where}: expected gamma to be above 1, where a prediction changes; got {gamma:g}.")
-        self.gamma = float(gamma)
+        self.gamma: float = float(gamma)
 
     def check_outputs(self, where: str, outputs: int, loss: Loss) -> None:
         binary = loss.form == "bce_with_logits" and outputs == 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.files import read_npy
+from ..data.writers import as_array
 from ..errors import InputError, InputTypeError
 from .base import Samples
 
@@ -91,7 +92,7 @@ def _array(where: str, groups: Any) -> np.ndarray:
         groups = read_npy(where, "groups", groups)
     if hasattr(groups, "to_numpy"):
         groups = groups.to_numpy()
-    array = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    array = as_array(groups) if isinstance(groups, Tensor) else np.asarray(groups)
     if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.flat):
         array = array.astype(str)
     if array.dtype.kind not in "biufUT":

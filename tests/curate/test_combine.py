@@ -21,6 +21,25 @@ def test_the_rank_average_is_that_of_scipy(rows):
     assert_relative(combine(list(columns)).values + 2, torch.from_numpy(expected) + 2, FLOAT64_RELATIVE)
 
 
+@pytest.mark.parametrize("ending", [".npy", ".csv", ".safetensors"])
+def test_objectives_may_be_the_queries_of_one_array_or_file(ending, tmp_path):
+    values = torch.tensor([[1.0, 5.0], [3.0, 4.0], [2.0, 9.0]], dtype=torch.float64)
+    expected = combine([values[:, 0], values[:, 1]]).values.tolist()
+    made = ipfast.Scores(values, "ip", "head", "cpp", queries=("a", "b"))
+    made.save(tmp_path / f"s{ending}")
+    for objectives in (values, values.numpy(), made, tmp_path / f"s{ending}"):
+        assert combine(objectives).values.tolist() == expected
+    assert combine(made).stats["objectives"] == ["a", "b"]
+
+
+def test_ids_are_those_of_every_objective_that_has_some():
+    every = (None, np.arange(3), np.arange(3)[::-1])
+    one, other, reverse = (ipfast.Scores(torch.arange(3.0), "ip", "", "", ids=ids) for ids in every)
+    assert combine([one, other, other]).ids.tolist() == [0, 1, 2]
+    with pytest.raises(ipfast.InputError, match="expected objectives of the same samples; '1' and '2' have other ids"):
+        combine([one, other, reverse])
+
+
 @pytest.mark.parametrize("objectives", [2, 3, 5])
 def test_equal_mean_ranks_are_equal_and_go_by_index(objectives):
     """Two opposed orders, so that no sample is lower than another."""
@@ -92,8 +111,16 @@ def test_ids_are_carried():
         ([torch.zeros(2), torch.zeros(3)], "rank", ipfast.InputError, "'0' has 2 and '1' has 3"),
         ({"a": torch.zeros(1), "b": torch.tensor([torch.nan])}, "rank", ipfast.InputError, "expected finite b; row 0 has nan"),
         ([torch.zeros(2)] * 2, "mean", ipfast.InputError, "expected how to be one of 'rank', 'union', 'zsum'; got 'mean'"),
-        (torch.zeros(3, 2), "rank", ipfast.InputTypeError, "expected objectives to be a mapping or a sequence .*; got Tensor"),
-        ("scores.npy", "rank", ipfast.InputTypeError, "expected objectives to be a mapping .*; got str"),
+        (torch.zeros(3, 1), "rank", ipfast.InputError, "expected at least two objectives; got 1"),
+        (torch.zeros(3), "rank", ipfast.InputError, "expected at least two objectives; got 1"),
+        (3, "rank", ipfast.InputTypeError, "expected objectives to be a Scores object, numbers .*; got int"),
+        ("none.npy", "rank", ipfast.MissingFileError, "'none.npy' does not exist"),
+        (
+            {1: torch.zeros(2), "1": torch.ones(2)},
+            "rank",
+            ipfast.InputError,
+            "expected objectives of different names; got 1, '1'",
+        ),
     ],
 )
 def test_what_cannot_be_combined(objectives, how, error, message):

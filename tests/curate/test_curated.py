@@ -7,6 +7,7 @@ import pandas
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as torch_load
 from scipy.stats import chisquare
 from tolerances import FLOAT64_RELATIVE, MASK_P_VALUE, assert_relative
 from torch.utils.data import DataLoader, TensorDataset
@@ -86,6 +87,23 @@ def test_names_that_are_not_numbers_and_new_ones():
     assert [row.name for row in many.classes][-2:] == ["9", "10"]
     assert rows(report(torch.tensor([[1.0], [0.0]]), keep=torch.tensor([1])).classes) == [("0", 1, 1, 0), ("1", 1, 0, 1)]
     assert rows(report(pandas.Series(["x", "y"]), keep=np.array([0])).classes) == [("x", 1, 1, 0), ("y", 1, 0, 1)]
+
+
+def test_a_report_of_many_classes_shows_those_that_changed_most():
+    names, keep = [f"n{n:03}" for n in range(300) for _ in range(2)], [row for row in range(600) if row not in (401, 598, 599)]
+    made = report(groups=names, keep=keep)
+    assert len(made.groups) == 300
+    lines = str(made).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["n299", "n200", "n000"]
+    assert lines[-1] == "… and 280 groups of which fewer changed; the report as JSON has all"
+    assert len(lines) == 2 + 20 + 1
+
+
+def test_a_report_of_as_many_groups_as_samples_takes_no_square_of_memory():
+    """With a row of N for each of N groups this would take 40 GB."""
+    rows = 200_000
+    made = report(groups=np.arange(rows) / 7, labels=np.arange(rows), new_labels=np.arange(rows)[::-1].copy())
+    assert (len(made.groups), made.changed) == (rows, rows)
 
 
 def test_a_report_stays_in_line_where_all_of_a_class_goes():
@@ -254,6 +272,53 @@ def test_weights_whose_sum_overflows_are_drawn_by_their_ratios():
 # Files
 
 
+def test_as_many_weights_as_torch_draws_from(monkeypatch):
+    monkeypatch.setattr("ipfast.curate.training.LARGEST", 3)
+    assert len(list(sampler(torch.ones(3)))) == 3
+    with pytest.raises(ipfast.InputError, match="sampler: expected at most 2\\^24 weights, from which torch draws; got 4"):
+        sampler(torch.ones(4))
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_training_data_in_bfloat16_is_written(ending, tmp_path):
+    """It stays so where the file has it, and is widened where NumPy does not; gradients may be asked of it."""
+    x = torch.from_numpy(X).bfloat16().requires_grad_()
+    apply(S, "trim", 2).save(tmp_path / f"o{ending}", (x, torch.tensor(Y)))
+    if ending == ".npz":
+        found = np.load(tmp_path / "o.npz")["features"]
+        assert found.dtype == np.float32
+    else:
+        found = torch_load(tmp_path / "o.safetensors")["features"]
+        assert found.dtype == torch.bfloat16
+    assert found.tolist() == X[[0, 2, 4, 5]].tolist()
+    soft = apply(S, "relabel", 2, labels=Y, how="rdia_soft", logits=torch.from_numpy(Z).bfloat16())
+    for name in ("l.npy", "l.csv", "l.parquet"):
+        soft.save(tmp_path / name)
+    assert np.load(tmp_path / "l.npy").tolist() == soft.labels.float().tolist()
+
+
+def test_labels_that_are_words_are_written_without_pickle(tmp_path):
+    words = ["a", "b", "b", "a", "b", "b"]
+    for labels in (np.array(words), np.array(words, dtype=object), pandas.Series(words)):
+        apply(S, "trim", 2).save(tmp_path / "o.npz", (X, labels))
+        assert np.load(tmp_path / "o.npz", allow_pickle=False)["labels"].tolist() == [words[row] for row in (0, 2, 4, 5)]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_tables_have_the_ids_of_the_samples(ending, tmp_path):
+    scores = ipfast.Scores(torch.tensor(S), "ip", "head", "cpp", ids=np.array(list("uvwxyz")))
+    read = pandas.read_csv if ending == ".csv" else pandas.read_parquet
+    for action, rows, column in (
+        ("trim", [0, 2, 4, 5], "index"),
+        ("relabel", range(6), "label"),
+        ("reweight", range(6), "weight"),
+    ):
+        apply(scores, action, None if action == "reweight" else 2, labels=Y).save(tmp_path / f"o{ending}")
+        table = read(tmp_path / f"o{ending}")
+        assert table.columns.tolist() == ["id", column]
+        assert table["id"].tolist() == ["uvwxyz"[row] for row in rows]
+
+
 def test_labels_and_weights_are_written(tmp_path):
     flipped, weighted = apply(S, "relabel", 2, labels=Y), apply(S, "reweight")
     soft = apply(S, "relabel", 2, labels=Y, how="rdia_soft", logits=Z)
@@ -293,7 +358,16 @@ def test_archives_hold_the_data_as_it_is_curated(ending, tmp_path):
     ("out", "options", "message"),
     [
         ("x.npz", {}, "expected the training data to write 'x.npz'; got none"),
-        ("x.npz", {"data": (X[1:], np.array(Y))}, "expected features of the 6 scored samples; got 5"),
+        ("x.npz", {"data": (X[1:], np.array(Y[1:]))}, "expected features of the 6 scored samples; got 5"),
+        ("x.npz", {"data": (X[1:], np.array(Y))}, "expected features and labels of the same samples in data; got 5 and 6"),
+        ("x.npz", {"data": (X, np.array(Y), 0)}, "expected data to be a pair .features, labels.*; got tuple"),
+        ("x.npz", {"data": (X, np.array([{}] * 6))}, "expected labels of data to be numbers, .*; got object"),
+        (
+            "x.safetensors",
+            {"data": (X, np.array(list("abcabc")))},
+            "expected labels as numbers in 'x.safetensors', which holds no",
+        ),
+        ("x.npz", {"data": (np.array(list("abcabc")), np.array(Y))}, "expected features of data to be numbers, .*; got <U1"),
         ("x.npy", {"data": (X, np.array(Y))}, "expected out to end in .npz or .safetensors to hold the data"),
         ("x.txt", {}, "expected out to end in one of"),
         ("x.npy", {"report": "x.txt"}, "expected report to end in one of .json"),

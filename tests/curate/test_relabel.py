@@ -101,6 +101,26 @@ def test_soft_labels_of_confident_samples_are_precise(far):
     assert wrong[0, 2] < FLOAT64_RELATIVE
 
 
+@pytest.mark.parametrize("labels", [[-1, 1, 1, -1, 1], [3.0, 7.0, 7.0, 3.0, 3.0]])
+def test_two_classes_of_any_number_are_flipped(labels):
+    low, high = sorted(set(labels))
+    new = relabel(S, 2, torch.tensor(labels))
+    assert new.tolist() == [{low: high, high: low}[y] if row in (1, 3) else y for row, y in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "predicted", "classes"),
+    [(torch.int8, 200, 300), (torch.float16, 2049, 2100), (torch.bool, 2, 3), (torch.uint8, 256, 300)],
+)
+def test_a_class_that_the_labels_cannot_hold_is_refused(dtype, predicted, classes):
+    logits = torch.zeros(5, classes)
+    logits[1, predicted] = 1
+    with pytest.raises(ipfast.InputError, match=f"expected labels of a dtype that holds class {predicted}; got {dtype}"):
+        relabel(S, 1, torch.tensor([0, 1, 1, 0, 1]).to(dtype), how="runner_up", logits=logits)
+    logits[1, 0] = 2
+    assert relabel(S, 1, torch.tensor([0, 1, 1, 0, 1]).to(dtype), how="runner_up", logits=logits).dtype == dtype
+
+
 def test_one_output_stands_for_two_classes():
     z, y = torch.randn(5, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
     got = relabel(S, 5, y, how="rdia_soft", logits=z)
@@ -234,10 +254,16 @@ def test_queries_without_label_scores():
 @pytest.mark.parametrize(
     ("labels", "options", "error", "message"),
     [
-        (Y, {}, ipfast.InputError, "expected labels 0 and 1 with how='flip'; got 2 at row 0.*runner_up"),
+        (
+            Y,
+            {},
+            ipfast.InputError,
+            "expected labels of two classes, as 0 and 1, with how='flip'; got 3, as 2 at row 0.*runner_up",
+        ),
+        (torch.full((5,), -1), {}, ipfast.InputError, "expected labels of two classes, .*; got 1, as -1 at row 0"),
         (Y[1:], {}, ipfast.InputError, r"expected labels of shape \[5\].*; got \[4\]"),
         (Y.double() / 3, {}, ipfast.InputError, "expected labels as whole numbers.*; got 0.666667 at row 0"),
-        (Y - 1, {}, ipfast.InputError, r"expected labels in 0\.\.C-1; got -1 at row 1"),
+        (Y - 1, {"how": "runner_up", "logits": Z}, ipfast.InputError, r"expected labels in 0\.\.C-1; got -1 at row 1"),
         (torch.full((5,), torch.nan), {}, ipfast.InputError, "expected labels as whole numbers.*; got nan"),
         (list("abcde"), {}, ipfast.InputTypeError, "expected labels to be whole numbers, .*; got <U1"),
         (Y, {"how": "flop"}, ipfast.InputError, "expected how .* Did you mean 'flip'"),

@@ -61,6 +61,11 @@ def test_weights_that_vanish_share_what_is_left():
     assert_relative(w, torch.tensor([0.5, 0.5, 2.0], dtype=torch.float64), FLOAT64_RELATIVE)
 
 
+def test_numbers_may_be_those_of_numpy():
+    expected = reweight([0.0, 1.0, 5.0], temperature=0.5, clip=2).tolist()
+    assert reweight([0.0, 1.0, 5.0], temperature=np.float32(0.5), clip=np.int64(2)).tolist() == expected
+
+
 def test_equal_scores_have_equal_weights():
     assert reweight([0.1] * 7).tolist() == [1.0] * 7
     assert reweight(torch.zeros(0)).tolist() == []

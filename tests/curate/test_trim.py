@@ -65,6 +65,18 @@ def test_what_are_no_scores(given, error, message):
         trim(given, 1)
 
 
+def test_a_score_that_is_not_finite_is_named_with_its_query():
+    values = torch.tensor([[0.5, 1.0], [0.2, torch.nan], [0.1, 2.0]])
+    made = Scores(values, "ip", "head", "cpp", queries=("u", "f"))
+    assert trim(made, 1, query="u").tolist() == [0, 1]
+    with pytest.raises(ipfast.InputError, match="trim: expected finite scores; row 1 has nan"):
+        trim(made, 1, query="f")
+    with pytest.raises(ipfast.InputError, match="combine: expected finite objectives; row 1 of query 'f' has nan"):
+        ipfast.curate.combine(made)
+    with pytest.raises(ipfast.InputError, match="combine: expected finite objectives; row 1 of query 1 has nan"):
+        ipfast.curate.combine(values)
+
+
 def test_one_of_several_queries_is_named():
     several = ipfast.Scores(torch.tensor([[1.0, -2], [-1, 2], [3, 3]]), "ip", "head", "cpp", queries=("a", "b"))
     assert trim(several, 1, query="a").tolist() == [0, 2]
@@ -163,8 +175,8 @@ def test_the_curated_data_can_be_scored_again(ending, data, tmp_path):
     [
         ("keep.npz", None, r"expected the training data to write 'keep\.npz'; got none"),
         ("keep.npy", (H, Y), r"expected out to end in \.npz or \.safetensors to hold the data; got 'keep\.npy'"),
-        ("keep.npz", (H[:3], Y), "expected features of the 4 scored samples; got 3"),
-        ("keep.npz", (H, Y[:3]), "expected labels of the 4 scored samples; got 3"),
+        ("keep.npz", (H[:3], Y[:3]), "expected features of the 4 scored samples; got 3"),
+        ("keep.npz", (H, Y[:3]), "expected features and labels of the same samples in data; got 4 and 3"),
         ("keep.txt", None, r"expected out to end in one of .*; got 'keep\.txt'"),
     ],
 )
