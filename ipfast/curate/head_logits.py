@@ -38,7 +38,10 @@ def head_logits(head: Any, features: Any) -> Tensor:
     where = "head_logits"
     linear = read_head(where, head) if isinstance(head, (str, os.PathLike)) else head
     if not isinstance(linear, nn.Linear):
-        raise InputTypeError(f"{where}: expected head to be an nn.Linear, or the path of one; got {type(head).__name__}.")
+        raise InputTypeError(
+            f"{where}: expected head to be an nn.Linear, or the path of one; got {type(head).__name__}. Of a "
+            "scikit-learn classifier take the decision_function of the features in place of these logits."
+        )
     check_finite_parameters(where, weight=linear.weight, bias=linear.bias)
     weight, bias = linear.weight, linear.bias
 

@@ -26,7 +26,7 @@ def head_outputs(where: str, features: Any, width: int, outputs: int, function: 
     Raises:
         InputError, InputTypeError: features are no numbers [N, d]. NonFiniteError: a row has NaN or infinity, or makes them.
     """
-    h = read_numbers(where, "features", features, f"numbers [N, {width}], the inputs of the head")
+    h = read_numbers(where, "features", features, f"numbers [N, {width}], the inputs of the head", widen="")
     if h.dim() != 2 or h.shape[1] != width:
         raise InputError(f"{where}: expected features of shape [N, {width}], the inputs of the head; got {list(h.shape)}.")
     dtype = torch.float64 if h.dtype == torch.float64 else torch.float32

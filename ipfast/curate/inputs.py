@@ -72,7 +72,7 @@ def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Te
 def kept_indices(where: str, keep: Any, rows: int) -> Tensor:
     """Indices of kept samples, int64 [k], of whole numbers in [0, N) or of a mask [N] that is true where a sample stays."""
     expected = f"indices of the {rows} samples, or a mask of them"
-    found = read_numbers(where, "keep", keep, expected, mask=True)
+    found = read_numbers(where, "keep", keep, expected, widen="u")
     if found.dim() != 1:
         raise InputError(f"{where}: expected keep to be {expected}, in one dimension; got {list(found.shape)}.")
     if found.dtype == torch.bool:
@@ -94,7 +94,7 @@ def kept_indices(where: str, keep: Any, rows: int) -> Tensor:
 
 def mask_length(where: str, keep: Any) -> int | None:
     """N, where `keep` is a mask of N samples; None where it holds indices, which do not tell."""
-    found = read_numbers(where, "keep", keep, "indices of samples, or a mask of them", mask=True)
+    found = read_numbers(where, "keep", keep, "indices of samples, or a mask of them", widen="u")
     return len(found) if found.dtype == torch.bool and found.dim() == 1 else None
 
 
@@ -132,7 +132,7 @@ def read_values(where: str, argument: str, values: Any) -> Any:
 
 def hard_labels(where: str, labels: Any, rows: int, *, least: int | None = 0) -> tuple[Tensor, Tensor]:
     """(labels as they are, a copy; the same as int64 [N]), of whole numbers [N] or [N, 1], none below `least`."""
-    given = read_numbers(where, "labels", labels, "whole numbers, one for each scored sample").clone()
+    given = read_numbers(where, "labels", labels, "whole numbers, the class of each scored sample from 0 on").clone()
     if given.shape not in ((rows,), (rows, 1)):
         raise InputError(
             f"{where}: expected labels of shape [{rows}], one class for each scored sample; got {list(given.shape)}."
@@ -203,12 +203,11 @@ def _array(where: str, argument: str, values: Any) -> Any:
     return values
 
 
-def read_numbers(where: str, argument: str, values: Any, expected: str, *, mask: bool = False) -> Tensor:
-    """Numbers as a tensor; of arrays, bool as int64 except where they may be a `mask`."""
+def read_numbers(where: str, argument: str, values: Any, expected: str, *, widen: str = "ub") -> Tensor:
+    """Numbers as a tensor; of arrays those of the kinds `widen`, unsigned and bool, as int64, which is a copy of all."""
     values = _array(where, argument, values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
-        kinds = "u" if mask else "ub"
-        values = as_tensor(values.astype(np.int64) if values.dtype.kind in kinds else values)
+        values = as_tensor(values.astype(np.int64) if values.dtype.kind in widen else values)
     if not isinstance(values, Tensor) or values.dtype.is_complex:
         kind = str(values.dtype) if isinstance(values, (np.ndarray, Tensor)) else type(values).__name__
         raise InputTypeError(f"{where}: expected {argument} to be {expected}; got {kind}.")

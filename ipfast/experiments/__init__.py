@@ -4,6 +4,7 @@ cells.py      what is run: a cell is one method at one setting with one seed
 ledger.py     what has been run: a line a cell, in a file that survives being killed
 base.py       what an experiment is
 run.py        a run from start to tables and figures
+arithmetic.py in what networks are trained
 checkpoints.py  those of the models that are scored
 chosen.py     methods by their names in tables, with what an experiment gives them
 intervals.py  means, spreads and paired differences

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.stats import binom, t
+from scipy.stats import binom, binomtest, t
 
 LEVEL = 0.95
 
@@ -60,12 +60,18 @@ def paired(values: Mapping[int, float], control: Mapping[int, float], factor: fl
 
 
 def share_interval(found: int, of: int) -> tuple[float, float]:
-    """The bootstrap interval (percentiles, confidence 95 %) of a share found / of.
+    """The bootstrap interval (percentiles, confidence 95 %) of a share found / of; that of Clopper and Pearson where it would be
+    a point, of none and of all.
 
     Drawing `of` samples with replacement gives a binomial count, so that its quantiles are exact and no draw is needed.
 
     >>> share_interval(5, 10)
     (0.2, 0.8)
+    >>> tuple(round(bound, 3) for bound in share_interval(10, 10))
+    (0.692, 1.0)
     """
+    if found in (0, of):
+        exact = binomtest(found, of).proportion_ci(LEVEL, method="exact")
+        return float(exact.low), float(exact.high)
     low, high = binom.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], of, found / of)
     return float(low) / of, float(high) / of

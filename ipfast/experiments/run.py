@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,7 @@ from ..checks import usable_device
 from ..data.writers import written_whole
 from ..errors import InputError, InputTypeError, UnavailableError
 from ..registry import check_choice
+from .arithmetic import narrow
 from .base import Experiment, Surroundings
 from .cells import Cell, Record, Records
 from .chosen import choose_methods
@@ -185,6 +186,7 @@ def _run_cells(
         if pins.has(setting):  # before hours of cells of others
             pins.compare(setting, digests(setting))
     about = _about(experiment.surroundings.device)
+    _require_same_machine(pending, ledger.finished, about)
     with tqdm(total=len(pending), unit=" cells", disable=not progress, smoothing=0) as bar:
         for place, cell in enumerate(pending):
             if minutes is not None and monotonic() - started >= 60 * minutes:
@@ -226,7 +228,27 @@ def _about(device: torch.device) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return {"device": name, "threads": torch.get_num_threads(), "versions": packages}
+    arithmetic = "bfloat16" if narrow(device) else "float32"
+    return {"device": name, "arithmetic": arithmetic, "threads": torch.get_num_threads(), "versions": packages}
+
+
+def _require_same_machine(pending: Sequence[Cell], finished: Records, about: Mapping[str, Any]) -> None:
+    """Refuse to go on with a setting on another device, or in another arithmetic, than its finished cells: networks that are
+    trained there differ, and methods are compared by pairs.
+
+    Raises:
+        InputError: that. Of cells of versions that did not note it the arithmetic is not known, nor compared.
+    """
+    before = {cell[:2]: record for cell, record in finished.items()}
+    for cell in pending:
+        there = before[cell[:2]].about if cell[:2] in before else {}
+        for name in ("device", "arithmetic"):
+            if name in there and there[name] != about[name]:
+                raise InputError(
+                    f"experiment: expected to go on with {cell.part}/{cell.setting} on the {name} of its finished cells, "
+                    f"{there[name]!r}, since methods are compared by pairs; here it is {about[name]!r}. Choose another "
+                    "--device or --out."
+                )
 
 
 def _publish(experiment: Experiment, records: Records, folder: Path) -> list[str]:

@@ -33,7 +33,7 @@ def test_what_both_share_cancels():
     assert 0.9 < found.low < found.mean < found.high < 1.1
 
 
-@pytest.mark.parametrize(("hits", "of"), [(30, 100), (0, 50), (50, 50), (1, 3)])
+@pytest.mark.parametrize(("hits", "of"), [(30, 100), (1, 50), (49, 50), (1, 3)])
 def test_the_interval_of_a_share_is_the_bootstrap_one(hits, of):
     sample = np.arange(of) < hits
     draws = np.random.default_rng(0).choice(sample, (20_000, of)).mean(axis=1)
@@ -41,6 +41,15 @@ def test_the_interval_of_a_share_is_the_bootstrap_one(hits, of):
     assert abs(low - np.quantile(draws, 0.025)) <= 1 / of
     assert abs(high - np.quantile(draws, 0.975)) <= 1 / of
     assert low <= hits / of <= high
+
+
+@pytest.mark.parametrize("of", [1, 50, 450])
+def test_the_interval_of_all_is_no_point(of):
+    """The smallest share of which all of them are found with a chance of 2.5 %."""
+    low, high = share_interval(of, of)
+    assert high == 1
+    assert low**of == pytest.approx(0.025)
+    assert share_interval(0, of) == pytest.approx((0, 1 - low))
 
 
 def test_tables_show_what_is_there():

@@ -454,9 +454,12 @@ def test_the_recipe_names_the_weights_and_not_their_folder(data, tmp_path):
     about = recipe["training"]["model"]
     assert about["name"] == "model"
     assert str(data) not in json.dumps(recipe)
-    with open(data / "model" / "config.json", "a") as stream:
-        stream.write("\n")
-    assert nlp(data, tmp_path / "out").recipe["training"]["model"]["sha256"] != about["sha256"]
+    known = {about["sha256"]}
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        with open(data / "model" / name, "a") as stream:
+            stream.write("\n")
+        known.add(nlp(data, tmp_path / "out").recipe["training"]["model"]["sha256"])
+    assert len(known) == 4
 
 
 def test_the_rate_rises_and_falls():

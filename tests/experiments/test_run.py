@@ -69,6 +69,25 @@ def test_parts_settings_methods_and_time_limit_what_is_run(tmp_path):
     assert len(cells(tmp_path)) == 2
 
 
+@pytest.mark.parametrize(("name", "value"), [("device", "NVIDIA H100"), ("arithmetic", "float64")])
+def test_a_setting_is_not_gone_on_with_on_another_machine(name, value, tmp_path):
+    """Networks that are trained there differ, and methods are compared by pairs. Other settings may be run there."""
+    count(tmp_path, seeds=[0], settings=["a"])
+    before = cells(tmp_path)
+    file = tmp_path / "synthetic-small" / "results.jsonl"
+    lines = [json.loads(line) | {name: value} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(
+        ipfast.InputError, match=rf"count/a on the {name} of its finished cells, '{value}'.*--device, or another"
+    ):
+        count(tmp_path, seeds=[0, 1], settings=["a"])
+    assert cells(tmp_path) == before
+    count(tmp_path, seeds=[0], settings=["a"])  # nothing is left to run, and tables may be made anywhere
+    count(tmp_path, seeds=[0], settings=["b"])
+    file.write_text("".join(json.dumps({key: each for key, each in line.items() if key != name}) + "\n" for line in lines))
+    count(tmp_path, seeds=[0, 1], settings=["a"])  # of a version that did not note it
+
+
 def test_results_of_another_recipe_are_refused(tmp_path, monkeypatch):
     count(tmp_path, seeds=[0])
     monkeypatch.setattr(Counting, "version", 2)

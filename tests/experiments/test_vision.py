@@ -236,6 +236,7 @@ def test_recipes_of_before_are_those_of_before(monkeypatch, tmp_path):
             "experiment": "vision",
             "scale": scale,
             "training": numbers,
+            "removed": 0.05,
             "held out": 0.1,
             "split seed": 0,
             "base seed": 1000,

@@ -21,6 +21,9 @@ Tokens = list[dict[str, list[int]]]
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 """Files, one of which every tokenizer has. Without any, transformers makes an empty one, to which all words are the same."""
 
+BESIDE_TOKENIZERS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+"""Files that change what a tokenizer does, where they are there."""
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -28,7 +31,7 @@ class Pretrained:
 
     Attributes:
         source: a folder, or a name on the hub.
-        about: what the recipe says of it: its name, without folders, and for a folder a hash of its weights.
+        about: what the recipe says of it: its name, without folders, and for a folder a hash of its weights and its tokenizer.
     """
 
     source: str
@@ -55,14 +58,15 @@ def find_pretrained(model: str) -> Pretrained:
             f"experiment: expected --model to be a folder with config.json and model.safetensors; {model!r} has no such files. "
             "Pass what save_pretrained has written."
         )
-    if not any(path.is_file() for name in TOKENIZERS for path in folder.glob(name)):
+    tokenizer = sorted(path for name in (*TOKENIZERS, *BESIDE_TOKENIZERS) for path in folder.glob(name) if path.is_file())
+    if not any(path.match(name) for path in tokenizer for name in TOKENIZERS):
         raise InputError(
             f"experiment: expected --model to be a folder with its tokenizer, one of {', '.join(TOKENIZERS)}; {model!r} has no "
             "such file. Get it from where the weights are from: on the hub it lies beside them, and "
             "tokenizer.save_pretrained(FOLDER) writes it."
         )
     digest = hashlib.sha256()
-    for file in (folder / "config.json", *weights):
+    for file in (folder / "config.json", *weights, *tokenizer):
         with open(file, "rb") as stream:
             while block := stream.read(1 << 24):
                 digest.update(block)

@@ -45,7 +45,8 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained on and scored; no text is in two of its parts."""
+    """What is trained on and scored. No row is in two of its parts; the files hold some texts more than once, of CoLA 9 of the
+    test half among those that are trained on, and of QNLI's validation set many questions."""
 
     setting: str
     texts: list[Sentences]

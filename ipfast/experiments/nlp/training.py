@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import minilm
-from ..vision.training import fast
+from ..arithmetic import fast
 from .classifier import Classifier, Pretrained, Tokens, load_classifier, pad
 
 EXTRACTED = 64  # texts at once

@@ -15,6 +15,7 @@ from ..base import Experiment, Surroundings
 from ..cells import Cell, Records
 from ..checkpoints import BASE_SEED, CHECKPOINTS
 from ..chosen import WITH_CHANCE, seed_of_scores
+from ..kept_scores import kept_scores
 from ..pins import digest
 from . import problem as problems
 from . import scoring
@@ -69,6 +70,7 @@ class Vision(Experiment):
             "experiment": self.name,
             "scale": self.surroundings.scale,
             "training": self.training.numbers,
+            "removed": REMOVED,
             "held out": problems.HELD_OUT,
             "split seed": problems.SPLIT_SEED,
             "base seed": BASE_SEED,
@@ -150,11 +152,12 @@ class Vision(Experiment):
         """Scores of a method, computed once and kept in a file: "removal" takes those of "detection"."""
         chance = seed_of_scores(method, seed)
         file = self.surroundings.folder / "scores" / _as_file(name) / f"{method.replace(':', '-')}-{chance}.safetensors"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            base, problem = self._base(name), self._problem(level_of(name))
-            scoring.score(base, problem, method, chance, progress=self.surroundings.progress).save(file)
-        return ipfast.Scores.load(file)
+        problem, progress = self._problem(level_of(name)), self.surroundings.progress
+        return kept_scores(
+            file,
+            len(problem.given),
+            lambda: scoring.score(self._base(name), problem, method, chance, progress=progress),
+        )
 
     def tables(self, records: Records) -> Iterator[str]:
         rates = (*RATES, REMOVED)

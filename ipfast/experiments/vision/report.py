@@ -122,7 +122,8 @@ def _ensembles(records: Records, levels: Sequence[str], ensembles: Sequence[tupl
             rows.append([f"T = {size}, p = {rate:g}", *(spread_text(spread(each.values()), factor, digits) for each in found)])
         found_any = any(any(row[1:]) for row in rows)
         for method in ("ip", "loss", "random"):
-            single = (by_seed(records, "detection", level, method, name) for level in levels)
+            part = "removal" if name == "last" else "detection"
+            single = (by_seed(records, part, level, method, name) for level in levels)
             rows.append([method, *(spread_text(spread(each.values()), factor, digits) for each in single)])
         if found_any:
             yield f"{text}, ± over seeds of the masks:\n\n" + table(["", *levels], rows)

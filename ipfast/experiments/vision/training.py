@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..arithmetic import fast
 from .networks import NETWORKS
 
 EXTRACTED = 1000  # images at once
@@ -163,11 +164,3 @@ def accuracy(network: nn.Sequential, images: np.ndarray, labels: np.ndarray) -> 
         for x, y in zip(*(torch.split(torch.from_numpy(part), EXTRACTED) for part in (images, labels)), strict=True):
             right += int((network(x.to(device)).argmax(dim=1).cpu() == y).sum())
     return right / len(labels)
-
-
-def fast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the processor multiplies it faster than float32."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
-    return torch.autocast("cpu", torch.bfloat16, enabled=bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")))
