@@ -11,7 +11,7 @@ import torch
 def narrow(device: torch.device) -> bool:
     """Whether networks are trained in bfloat16 there: where it is multiplied faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

@@ -60,8 +60,8 @@ def paired(values: Mapping[int, float], control: Mapping[int, float], factor: fl
 
 
 def share_interval(found: int, of: int) -> tuple[float, float]:
-    """The bootstrap interval (percentiles, confidence 95 %) of a share found / of; that of Clopper and Pearson where it would be
-    a point, of none and of all.
+    """The bootstrap interval (percentiles, confidence 95 %) of a share found / of; that of Clopper and Pearson where it would
+    be a point, of none and of all.
 
     Drawing `of` samples with replacement gives a binomial count, so that its quantiles are exact and no draw is needed.
 
