@@ -69,7 +69,7 @@ class Curated:
 
         .npy, .csv or .parquet get the kept indices, the new labels or the weights, tables with the ids of the samples where the
         scores have them; .npz and .safetensors the curated `features` and `labels` themselves, with `index` where samples were
-        dropped and `weights` where they are weighted.
+        dropped and `weights` where they are weighted; of files that are memory-mapped what is kept is in memory at once.
 
         Args:
             data: the training data of .npz and .safetensors: a pair of arrays or .npy paths, or a path with both.
