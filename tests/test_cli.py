@@ -129,6 +129,36 @@ def test_score_by_other_impacts(name, folder):
     assert np.load("s.npy").tolist() == ipfast.score(problem.model, problem.train, problem.val, impact=made).values.tolist()
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adversarial", {"gamma": 2.5}),
+        ("demographic_parity", {"signed": True}),
+        ("equal_opportunity", {"signed": False, "of": "probability"}),
+        ("counterfactual", {"kind": "logit_sq"}),
+    ],
+)
+def test_impacts_take_their_options(name, options, folder):
+    problem = linear_problem()
+    groups = np.arange(len(problem.y_val)) % 2
+    np.save("g.npy", groups)
+    np.save("pairs.npy", problem.x_val.numpy() * 2)
+    positive = {"positive": int(problem.y_val.mode().values)}
+    data = {"counterfactual": {"pairs": problem.x_val * 2}, "adversarial": {}}.get(name, {"groups": groups} | positive)
+    made = ipfast.impacts.IMPACTS.get("test", name)(**data, **options)
+    given = {"counterfactual": ("--pairs", "pairs.npy"), "adversarial": ()}.get(
+        name, ("--groups", "g.npy", "--positive", positive["positive"])
+    )
+    for option, value in options.items():
+        given = (*given, "--impact-option", f"{option}={str(value).lower()}")
+    done = run(*QUERY, "--impact", name, *given, "--out", "q.safetensors")
+    assert done.exit_code == 0, done.output
+    assert run(*ONE, *VAL, "--impact", name, *given, "--out", "s.npy").exit_code == 0
+    run(*ONE, "--stored-query", "q.safetensors", "--out", "stored.npy")
+    expected = ipfast.score(problem.model, problem.train, problem.val, impact=made).values.tolist()
+    assert np.load("s.npy").tolist() == np.load("stored.npy").tolist() == expected
+
+
 def test_curate_after_score(folder):
     run(*ONE, *VAL, "--out", "scores.npy")
     done = run("curate", "scores.npy", "--drop", "0.1", "--out", "keep.npy")
@@ -342,6 +372,25 @@ BAD = {
         (*ONE, *VAL, "--impact", "adversarial", "--pairs", "H.npy"),
         "expected --pairs with --impact counterfactual only; got 'adversarial'",
     ),
+    "impact_option": (
+        (*ONE, *VAL, "--impact", "adversarial", "--impact-option", "gama=2"),
+        "expected --impact-option NAME=VALUE, each name once; adversarial has gamma=1.3; got 'gama=2'",
+    ),
+    "impact_no_value": ((*ONE, *VAL, "--impact", "adversarial", "--impact-option", "gamma"), "NAME=VALUE.*; got 'gamma'"),
+    "impact_twice": (
+        (*ONE, *VAL, "--impact", "adversarial", "--impact-option", "gamma=2", "--impact-option", "gamma=3"),
+        "each name once; .*; got 'gamma=3'",
+    ),
+    "impact_number": (
+        (*ONE, *VAL, "--impact", "adversarial", "--impact-option", "gamma=two"),
+        "expected a number in --impact-option 'gamma=two'; got 'two'",
+    ),
+    "impact_bound": ((*ONE, *VAL, "--impact", "adversarial", "--impact-option", "gamma=0.5"), "expected gamma to be above 1"),
+    "impact_switch": (
+        (*ONE, *VAL, "--impact", "demographic_parity", "--groups", "y.npy", "--impact-option", "signed=1"),
+        "expected true or false in --impact-option 'signed=1'; got '1'",
+    ),
+    "impact_without": ((*ONE, *VAL, "--impact-option", "gamma=2"), "utility has none; got 'gamma=2'"),
     "impact_rows": (
         (*ONE, *VAL, "--impact", "counterfactual", "--pairs", "H.npy"),
         "expected pairs of the 11 samples of val; got 29",

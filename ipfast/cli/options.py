@@ -22,5 +22,9 @@ Impact = Annotated[
 Groups = Annotated[Path | None, typer.Option(help=".npy [M], the sensitive group of each row of --val.")]
 Positive = Annotated[int | None, typer.Option(help="Of groups: the positive class, where there are over two.")]
 Pairs = Annotated[Path | None, typer.Option(help=".npy [M, d], the counterpart of each row of --val.")]
+ImpactOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE, once or more: gamma=1.3; signed=true, of=probability of groups; kind=logit_sq of pairs."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")]
 Tokens = Annotated[str, typer.Option(help="Of token data: mean or sum over a sequence, or each token.")]

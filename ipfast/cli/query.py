@@ -32,6 +32,7 @@ def query(
     groups: options.Groups = None,
     positive: options.Positive = None,
     pairs: options.Pairs = None,
+    impact_option: options.ImpactOption = None,
     device: options.Device = None,
     tokens: options.Tokens = "mean",
 ) -> None:
@@ -42,7 +43,7 @@ def query(
     """
     given = (train, features, labels) != (None, None, None)
     data = training_data("query", train, features, labels) if given else None
-    chosen = chosen_impact("query", impact, groups, positive, pairs)
+    chosen = chosen_impact("query", impact, groups, positive, pairs, impact_option)
     made = ipfast.query(head, val, method=method, loss=loss, impact=chosen, train=data, device=device, tokens=tokens, out=out)
     norms = made.stats.get("query_norm")
     about = f", norm {norms:.4g}" if isinstance(norms, float) else ""

@@ -37,6 +37,7 @@ def score(
     groups: options.Groups = None,
     positive: options.Positive = None,
     pairs: options.Pairs = None,
+    impact_option: options.ImpactOption = None,
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="bf16: rounded products, float32 sums; default: exact.")] = None,
     device: options.Device = None,
@@ -50,7 +51,7 @@ def score(
     Example: ipfast score --features H.npy --labels y.npy --head head.safetensors --val val.npz --out scores.npy
     """
     data = training_data("score", train, features, labels)
-    chosen = chosen_impact("score", impact, groups, positive, pairs)
+    chosen = chosen_impact("score", impact, groups, positive, pairs, impact_option)
     trusted: Any = val
     if stored_query is not None:
         if val is not None:

@@ -40,7 +40,7 @@ class Positive:
         if self.given is None and outputs > (2 if softmax else 1):
             raise InputError(
                 f"{where}: expected positive to be named, since there are {outputs} outputs; got None. Pass "
-                f"{self.where}(..., positive=1) with the number of the class."
+                f"{self.where}(..., positive=1) with the number of the class, on the command line --positive 1."
             )
         if self.given is not None and not 0 <= self.given < outputs:
             raise InputError(f"{where}: expected positive to be in 0..{outputs - 1}; got {self.given}.")
