@@ -130,6 +130,28 @@ def test_score_by_other_impacts(name, folder):
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "made"),
+    [
+        (
+            "ip_ensemble",
+            {"members": 3, "rate": 0.2, "rescale": False},
+            ipfast.Method(points=ipfast.Dropout(3, 0.2, rescale=False)),
+        ),
+        ("ekfac", {"damping": 0.5}, ipfast.Method(curvature=ipfast.EKFAC(damping=0.5))),
+        ("exact", {"damping": "auto", "ggn": True}, ipfast.Method(curvature=ipfast.Exact(ggn=True))),
+        ("random", {"seed": 7}, ipfast.methods.Control("random", 7)),
+    ],
+)
+def test_methods_take_their_options(name, options, made, folder):
+    given = [part for option, value in options.items() for part in ("--method-option", f"{option}={value}")]
+    done = run(*ONE, *(VAL if name != "random" else ()), "--method", name, *given, "--out", "s.npy")
+    assert done.exit_code == 0, done.output
+    problem = linear_problem()
+    val = None if name == "random" else problem.val
+    assert np.load("s.npy").tolist() == ipfast.score(problem.model, problem.train, val, method=made).values.tolist()
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [
         ("adversarial", {"gamma": 2.5}),
@@ -383,13 +405,21 @@ BAD = {
     ),
     "impact_number": (
         (*ONE, *VAL, "--impact", "adversarial", "--impact-option", "gamma=two"),
-        "expected a number in --impact-option 'gamma=two'; got 'two'",
+        "expected gamma to be a number above 1; got str",
     ),
     "impact_bound": ((*ONE, *VAL, "--impact", "adversarial", "--impact-option", "gamma=0.5"), "expected gamma to be above 1"),
     "impact_switch": (
         (*ONE, *VAL, "--impact", "demographic_parity", "--groups", "y.npy", "--impact-option", "signed=1"),
-        "expected true or false in --impact-option 'signed=1'; got '1'",
+        "expected signed to be True or False; got int",
     ),
+    "method_option": (
+        (*ONE, *VAL, "--method", "ip_ensemble", "--method-option", "p=0.1"),
+        "expected --method-option NAME=VALUE, each name once; ip_ensemble has members=5, rate=0.01, .*; got 'p=0.1'",
+    ),
+    "method_without": ((*ONE, *VAL, "--method-option", "seed=1"), "ip has .*none; got 'seed=1'"),
+    "method_bound": ((*ONE, *VAL, "--method", "ip_ensemble", "--method-option", "rate=2"), "expected rate"),
+    "method_name": ((*ONE, *VAL, "--method", "ensemble", "--method-option", "rate=0.2"), "Did you mean 'ip_ensemble'"),
+    "loss_option": ((*ONE, "--method", "loss", "--method-option", "seed=1"), "loss has none; got 'seed=1'"),
     "impact_without": ((*ONE, *VAL, "--impact-option", "gamma=2"), "utility has none; got 'gamma=2'"),
     "impact_rows": (
         (*ONE, *VAL, "--impact", "counterfactual", "--pairs", "H.npy"),

@@ -26,5 +26,9 @@ ImpactOption = Annotated[
     list[str] | None,
     typer.Option(help="NAME=VALUE, once or more: gamma=1.3; signed=true, of=probability of groups; kind=logit_sq of pairs."),
 ]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE, once or more: members=10, rate=0.1, seed=1 of ip_ensemble; damping=0.01 of a curvature."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cpu.")]
 Tokens = Annotated[str, typer.Option(help="Of token data: mean or sum over a sequence, or each token.")]

@@ -12,6 +12,7 @@ import ipfast
 from . import options
 from .app import command
 from .impact import chosen_impact
+from .method import chosen_method
 from .training_data import training_data
 
 
@@ -27,6 +28,7 @@ def query(
         str,
         typer.Option(help="ip or ip_ensemble; with the training data: exact, lissa, cg, datainf or ekfac."),
     ] = "ip",
+    method_option: options.MethodOption = None,
     loss: options.Loss = "auto",
     impact: options.Impact = "utility",
     groups: options.Groups = None,
@@ -44,7 +46,17 @@ def query(
     given = (train, features, labels) != (None, None, None)
     data = training_data("query", train, features, labels) if given else None
     chosen = chosen_impact("query", impact, groups, positive, pairs, impact_option)
-    made = ipfast.query(head, val, method=method, loss=loss, impact=chosen, train=data, device=device, tokens=tokens, out=out)
+    made = ipfast.query(
+        head,
+        val,
+        method=chosen_method("query", method, method_option),
+        loss=loss,
+        impact=chosen,
+        train=data,
+        device=device,
+        tokens=tokens,
+        out=out,
+    )
     norms = made.stats.get("query_norm")
     about = f", norm {norms:.4g}" if isinstance(norms, float) else ""
     typer.echo(f"Query of {made.stats.get('M')} validation samples, method {made.method.name}{about}: {out}")

@@ -13,6 +13,7 @@ import ipfast
 from . import options
 from .app import command
 from .impact import chosen_impact
+from .method import chosen_method
 from .training_data import training_data
 
 
@@ -32,6 +33,7 @@ def score(
             help="ip, ip_ensemble, self_tracin, exact, lissa, cg, datainf, ekfac, self_ekfac, or a control: loss, random."
         ),
     ] = "ip",
+    method_option: options.MethodOption = None,
     loss: options.Loss = "auto",
     impact: options.Impact = "utility",
     groups: options.Groups = None,
@@ -61,7 +63,7 @@ def score(
         head,
         data,
         trusted,
-        method=method,
+        method=chosen_method("score", method, method_option),
         loss=loss,
         impact=chosen,
         tokens=tokens,
