@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
 from .checks import as_tensor, existing_file, positive_integer
+from .data.archives import opened_archive
 from .data.files import read_scores
 from .data.writers import FORMATS, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
@@ -256,14 +256,11 @@ class Scores:
         if file.suffix in FORMATS:
             values, queries, ids = read_scores(where, "path", file)
             return cls(as_tensor(values), "unknown", "unknown", "unknown", {}, ids, queries=queries)
-        try:
-            with safe_open(str(file), framework="pt") as archive:
-                about, values = archive.metadata() or {}, archive.get_tensor("values")
-                beside = {name: archive.get_tensor(name) for name in BESIDE if name in archive.keys()}  # noqa: SIM118 (not a dict)
+        with opened_archive(where, file, "Scores.save") as (about, archive):
             ids = json.loads(about["ids"])
             queries, layers = (json.loads(about.get(name, "null")) for name in ("queries", "layers"))
             return cls(
-                values,
+                archive.get_tensor("values"),
                 about["method"],
                 about["engine"],
                 about["backend"],
@@ -271,10 +268,5 @@ class Scores:
                 None if ids is None else np.asarray(ids),
                 queries=None if queries is None else tuple(queries),
                 layers=None if layers is None else tuple(layers),
-                **beside,
+                **{name: archive.get_tensor(name) for name in BESIDE if name in archive.keys()},  # noqa: SIM118 (not a dict)
             )
-        except (SafetensorError, ValueError, KeyError, OSError, EOFError) as error:
-            raise InputError(
-                f"{where}: expected a .safetensors file written by Scores.save, or scores in .npy, .csv or .parquet; "
-                f"{str(file)!r} cannot be read ({error})."
-            ) from error

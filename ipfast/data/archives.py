@@ -23,4 +23,5 @@ def opened_archive(where: str, path: str | os.PathLike[str], writer: str) -> Ite
     except IpfastError:  # some are a ValueError too, and say more
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"{where}: expected a file written by {writer}; {str(file)!r} cannot be read ({error}).") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{where}: expected a file written by {writer}; {str(file)!r} cannot be read ({reason}).") from error
