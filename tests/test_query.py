@@ -122,7 +122,7 @@ def test_a_file_that_lost_an_entry_is_refused(lost, tmp_path):
         about, tensors = archive.metadata(), {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     del about[lost]
     save_file(tensors, file, about)
-    with pytest.raises(ipfast.InputError, match=rf"written by ipfast query or Query\.save; .* cannot be read .it has no '{lost}'"):
+    with pytest.raises(ipfast.InputError, match=rf"ipfast query or Query\.save; .* cannot be read .it has no '{lost}'"):
         ipfast.Query.load(file)
 
 
