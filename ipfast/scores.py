@@ -250,7 +250,7 @@ class Scores:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
         """Read what `save` wrote: everything from .safetensors; scores, their queries and ids from .csv and .parquet; scores
-        [N] or [N, Q] from .npy. Scores of tokens come back from .safetensors alone."""
+        [N] from .npy. Scores of tokens come back from .safetensors alone."""
         where = "Scores.load"
         file = existing_file(where, "path", path)
         if file.suffix in FORMATS:

@@ -127,7 +127,8 @@ def read_scores(
 ) -> tuple[np.ndarray, tuple[str, ...] | None, np.ndarray | None]:
     """(scores [N] or [N, Q], the names of the queries or None, ids or None) of a .csv, .parquet or .npy file.
 
-    Tables hold `score`, or `score NAME` of each query; columns of layers beside them, `score, LAYER`, are parts of these.
+    Tables hold `score`, or `score NAME` of each query; columns of layers beside them, `score, LAYER`, are parts of these. .npy
+    files hold [N].
     """
     file = existing_file(where, argument, path)
     queries = ids = None
@@ -146,10 +147,11 @@ def read_scores(
             ) from error
         values = columns[0] if queries is None else np.stack(columns, axis=1)
         ids = np.asarray(table["id"]) if "id" in table else None
-    if values.ndim not in (1, 2) or values.dtype.kind != "f":
+    if values.ndim != (1 if queries is None else 2) or values.dtype.kind != "f":
+        several = " Of queries or tokens, which .npy does not tell apart, load .safetensors." if values.ndim == 2 else ""
         raise InputError(
-            f"{where}: expected {argument} to hold floating-point numbers [N] or [N, Q]; {file.name!r} has {values.dtype} "
-            f"{list(values.shape)}."
+            f"{where}: expected {argument} to hold floating-point numbers [N]; {file.name!r} has {values.dtype} "
+            f"{list(values.shape)}.{several}"
         )
     return values, queries, ids
 

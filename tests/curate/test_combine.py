@@ -21,7 +21,7 @@ def test_the_rank_average_is_that_of_scipy(rows):
     assert_relative(combine(list(columns)).values + 2, torch.from_numpy(expected) + 2, FLOAT64_RELATIVE)
 
 
-@pytest.mark.parametrize("ending", [".npy", ".csv", ".safetensors"])
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".safetensors"])
 def test_objectives_may_be_the_queries_of_one_array_or_file(ending, tmp_path):
     values = torch.tensor([[1.0, 5.0], [3.0, 4.0], [2.0, 9.0]], dtype=torch.float64)
     expected = combine([values[:, 0], values[:, 1]]).values.tolist()
