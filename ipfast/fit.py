@@ -11,7 +11,7 @@ import torch
 
 from .arguments import BATCH_SIZE, check_params, default_loss, known_loss
 from .checks import check_no_overwriting, positive_integer, usable_device
-from .curvature import Factors, Fitted, Journal, Kept, Passes, PointCurvature
+from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors
 from .data import open_source
 from .data.writers import check_output
 from .engines import TOKENS
@@ -142,9 +142,11 @@ def _kept(method: Method, maker: Any, groups: Callable[[], Iterator[Any]]) -> di
     for group in groups():
         with group.entered():
             for index in range(len(group.points)):
-                kept[maker.key(group, index)] = _packed(curvature.fit(maker.problem(group, index)))
+                factors = curvature.fit(maker.problem(group, index))
+                assert isinstance(factors, StoredFactors)  # the others have been refused
+                kept[maker.key(group, index)] = _packed(factors)
     return kept
 
 
-def _packed(factors: Factors) -> Kept:
+def _packed(factors: StoredFactors) -> Kept:
     return Kept(factors.kind, factors.tensors(), factors.described(), factors.stats)

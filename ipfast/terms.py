@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .curvature import Factors, Problem
+from .curvature import Problem, QuadraticFactors
 from .points import Point
 
 
@@ -40,7 +40,7 @@ class Quadratic:
 
     weight: float
     point: Point
-    factors: Factors | None = None
+    factors: QuadraticFactors | None = None
     problem: Problem | None = None
 
 

@@ -1,8 +1,11 @@
 """The method table."""
 
+from typing import get_type_hints
+
 import pytest
 
 import ipfast
+from ipfast.curvature import PointCurvature, QuadraticFactors, StoredFactors
 from ipfast.methods import METHODS, get_method
 
 
@@ -52,3 +55,10 @@ def test_a_method_is_a_choice_of_points_curvature_and_target():
 def test_what_is_no_method_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", PointCurvature.__subclasses__())
+def test_a_curvature_says_what_its_factors_give(kind):
+    """Asked of the curvature before anything is fitted; the type of what `fit` returns is held by the type checker."""
+    factors = get_type_hints(kind.fit)["return"]
+    assert (kind.quadratics, kind.stored) == (issubclass(factors, QuadraticFactors), issubclass(factors, StoredFactors))

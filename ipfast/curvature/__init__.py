@@ -6,7 +6,7 @@
 """
 
 from .arnoldi import Arnoldi
-from .base import Curvature, Factors, Gradients, PointCurvature, Problem
+from .base import Curvature, Factors, Gradients, PointCurvature, Problem, QuadraticFactors, StoredFactors
 from .conjugate_gradients import CG
 from .datainf import DataInf
 from .ekfac import EKFAC, EKFACFactors
@@ -39,7 +39,9 @@ __all__ = [
     "Passes",
     "PointCurvature",
     "Problem",
+    "QuadraticFactors",
     "Source",
+    "StoredFactors",
     "fingerprint",
     "fingerprint_of_all",
 ]

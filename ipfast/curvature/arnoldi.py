@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import Factors, Gradients, PointCurvature, Problem
+from .base import Gradients, PointCurvature, Problem, StoredFactors
 from .damping import check_number
 
 SMALL = 1e-12
@@ -45,7 +45,7 @@ class Arnoldi(PointCurvature):
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise InputError(f"Arnoldi: expected rank to be a whole number above 0; got {self.rank!r}.")
 
-    def fit(self, problem: Problem) -> Factors:
+    def fit(self, problem: Problem) -> ArnoldiFactors:
         from scipy.sparse.linalg import LinearOperator, eigsh
 
         if problem.size < 2:
@@ -77,7 +77,7 @@ class Arnoldi(PointCurvature):
         return ArnoldiFactors(found[0].to(problem.device), found[1].to(problem.device), stats)
 
 
-class ArnoldiFactors(Factors):
+class ArnoldiFactors(StoredFactors):
     """Eigenvectors [K, P] and damped eigenvalues [K]."""
 
     kind = "arnoldi"

@@ -183,29 +183,40 @@ class Factors(ABC):
     """
 
     stats: dict[str, Any]
-    kind: ClassVar[str] = ""
-    """In files; of factors that need the data no more."""
 
     @abstractmethod
     def solve(self, v: Tensor) -> Tensor:
         """H⁻¹ v for v [Q, P]."""
 
+
+class QuadraticFactors(Factors):
+    """Those that give self-influence too."""
+
+    @abstractmethod
     def quadratic(self, gradients: Gradients) -> Tensor:
         """⟨g_i, H⁻¹ g_i⟩ [B]."""
-        raise NotImplementedError
 
+
+class StoredFactors(QuadraticFactors):
+    """Those that need the data no more, and can be kept in a file."""
+
+    kind: ClassVar[str]
+    """In files."""
+
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """What was found, by name: all that `solve` needs, beside `described`."""
-        raise NotImplementedError
 
     def described(self) -> dict[str, Any]:
         """The rest of it, as JSON."""
         return {}
 
     @classmethod
-    def restored(cls, where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], stats: dict[str, Any]) -> Factors:
+    @abstractmethod
+    def restored(
+        cls, where: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any], stats: dict[str, Any]
+    ) -> StoredFactors:
         """The same factors from what `tensors` and `described` have given."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

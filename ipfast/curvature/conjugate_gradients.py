@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, IpfastWarning
-from .base import Factors, Gradients, PointCurvature, Problem
+from .base import Gradients, PointCurvature, Problem, QuadraticFactors
 from .damping import check_number, chosen_damping
 
 
@@ -40,11 +40,11 @@ class CG(PointCurvature):
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise InputError(f"CG: expected steps to be a whole number above 0; got {self.steps!r}.")
 
-    def fit(self, problem: Problem) -> Factors:
+    def fit(self, problem: Problem) -> CGFactors:
         return CGFactors(self, problem)
 
 
-class CGFactors(Factors):
+class CGFactors(QuadraticFactors):
     """The damping, and products with the Hessian."""
 
     def __init__(self, about: CG, problem: Problem) -> None:

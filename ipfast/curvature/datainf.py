@@ -31,7 +31,7 @@ class DataInf(PointCurvature):
     def __post_init__(self) -> None:
         check_number("DataInf", "damping", self.damping, positive=True)
 
-    def fit(self, problem: Problem) -> Factors:
+    def fit(self, problem: Problem) -> DataInfFactors:
         return DataInfFactors(self, problem)
 
 

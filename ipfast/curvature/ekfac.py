@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import Basis, Factors, Gradients, Kronecker, Part, PointCurvature, Problem
+from .base import Basis, Gradients, Kronecker, Part, PointCurvature, Problem, StoredFactors
 from .damping import SHARE, check_number
 
 
@@ -91,7 +91,7 @@ def _loose(problem: Problem) -> list[Part]:
     return [part for part in problem.parts if part.start not in taken]
 
 
-class EKFACFactors(Factors):
+class EKFACFactors(StoredFactors):
     """Bases and second moments of the layers, and of the other parameters their second moments alone."""
 
     kind = "ekfac"

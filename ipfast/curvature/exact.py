@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, IpfastWarning
-from .base import Factors, Gradients, PointCurvature, Problem
+from .base import Gradients, PointCurvature, Problem, StoredFactors
 from .damping import check_number
 
 LARGEST = 20_000
@@ -56,7 +56,7 @@ class Exact(PointCurvature):
         check_number("Exact", "l2", self.l2)
         check_number("Exact", "damping", self.damping, allowed="auto")
 
-    def fit(self, problem: Problem) -> Factors:
+    def fit(self, problem: Problem) -> StoredFactors:
         if problem.size > LARGEST:
             raise InputError(
                 f"{problem.where}: expected at most {LARGEST:,} scored parameters for the exact Hessian, whose "
@@ -98,7 +98,7 @@ class Exact(PointCurvature):
         return EigenFactors(vectors, values + stats["damping"], stats)
 
 
-class CholeskyFactors(Factors):
+class CholeskyFactors(StoredFactors):
     """H = L Lᵀ."""
 
     kind = "cholesky"
@@ -127,7 +127,7 @@ class CholeskyFactors(Factors):
         return cls(tensors["cholesky"], stats)
 
 
-class EigenFactors(Factors):
+class EigenFactors(StoredFactors):
     """H⁻¹ = U diag(1/λ) Uᵀ on the span of U.
 
     Args:

@@ -17,12 +17,14 @@ from ..data.archives import opened_archive
 from ..data.writers import check_output, written_whole
 from ..errors import InputError
 from .arnoldi import Arnoldi, ArnoldiFactors
-from .base import Curvature, Factors
+from .base import Curvature, StoredFactors
 from .ekfac import EKFAC, EKFACFactors
 from .exact import CholeskyFactors, EigenFactors, Exact
 from .source import Source
 
-FACTORS: dict[str, type[Factors]] = {kind.kind: kind for kind in (CholeskyFactors, EigenFactors, ArnoldiFactors, EKFACFactors)}
+FACTORS: dict[str, type[StoredFactors]] = {
+    kind.kind: kind for kind in (CholeskyFactors, EigenFactors, ArnoldiFactors, EKFACFactors)
+}
 CURVATURES: dict[str, type[Curvature]] = {kind.__name__: kind for kind in (Exact, EKFAC, Arnoldi, Source)}
 
 
@@ -68,7 +70,7 @@ class Fitted(Curvature):
     def original(self) -> Curvature:
         return self.curvature
 
-    def at(self, where: str, key: str, device: torch.device) -> Factors:
+    def at(self, where: str, key: str, device: torch.device) -> StoredFactors:
         """The factors at the parameters with this fingerprint."""
         kept = self.kept.get(key)
         if kept is None:

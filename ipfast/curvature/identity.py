@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Factors, Gradients, PointCurvature, Problem
+from .base import Gradients, PointCurvature, Problem, QuadraticFactors
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Identity(PointCurvature):
 
     quadratics = True
 
-    def fit(self, problem: Problem) -> Factors:
+    def fit(self, problem: Problem) -> QuadraticFactors:
         return _Identity()
 
 
-class _Identity(Factors):
+class _Identity(QuadraticFactors):
     def __init__(self) -> None:
         self.stats: dict[str, Any] = {}
 

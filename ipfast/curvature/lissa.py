@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError, IpfastWarning
 from ..registry import check_choice
-from .base import Factors, Gradients, PointCurvature, Problem
+from .base import Gradients, PointCurvature, Problem, QuadraticFactors
 from .damping import SHARE, check_number, chosen_damping
 from .exact import CholeskyFactors
 
@@ -71,13 +71,13 @@ class LiSSA(PointCurvature):
         if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1):
             raise InputError(f"LiSSA: expected steps to be a whole number above 0, or None; got {self.steps!r}.")
 
-    def fit(self, problem: Problem) -> Factors:
+    def fit(self, problem: Problem) -> QuadraticFactors:
         if self.operator == "fisher" or self.mode == "single":
             return FisherSeries(self, problem)
         return Series(self, problem)
 
 
-class Series(Factors):
+class Series(QuadraticFactors):
     """The series with the Hessian."""
 
     def __init__(self, about: LiSSA, problem: Problem) -> None:
@@ -167,7 +167,7 @@ class Series(Factors):
         return self._factors
 
 
-class FisherSeries(Factors):
+class FisherSeries(QuadraticFactors):
     """The series of fixed length with the empirical Fisher matrix of each parameter tensor."""
 
     def __init__(self, about: LiSSA, problem: Problem) -> None:

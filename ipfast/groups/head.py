@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curvature import Factors, Problem
+from ..curvature import Problem, QuadraticFactors
 from ..curvature.features import ROWS
 from ..engines import EnsembleChoice, HeadEngine, Labels, LastLayer, Member, Stack, select_ensemble
 from ..errors import InputError
@@ -155,7 +155,7 @@ class GroupScorer:
                 by_point.append(values if self.terms else -values)
         return by_point[0][:, None, None] if len(by_point) == 1 else torch.stack(by_point, dim=1)[:, :, None]
 
-    def _quadratic(self, factors: Factors, problem: Problem, h: Tensor, y: Labels) -> Tensor:
+    def _quadratic(self, factors: QuadraticFactors, problem: Problem, h: Tensor, y: Labels) -> Tensor:
         """⟨g_i, H⁻¹ g_i⟩ of a block, in the dtype of its scores."""
         assert isinstance(y, Tensor)  # the curvature has refused token data
         dtype = torch.float64 if h.dtype == torch.float64 else torch.float32

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curvature import Factors, Problem
+from ..curvature import Problem, QuadraticFactors
 from ..data import ArraySource, Source
 from ..engines.explicit import ExplicitEngine
 from ..engines.forward import ForwardEngine
@@ -270,7 +270,7 @@ class NetworkScorer:
         return taken(inputs, *scores.shape[1:])
 
 
-def _quadratic(factors: Factors, problem: Problem, inputs: Any, labels: Any) -> Tensor:
+def _quadratic(factors: QuadraticFactors, problem: Problem, inputs: Any, labels: Any) -> Tensor:
     """⟨g_i, H⁻¹ g_i⟩ of a batch."""
     return factors.quadratic(problem.block(inputs, labels))
 

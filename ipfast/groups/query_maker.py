@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from .. import data
-from ..curvature import EKFACFactors, Factors, Fitted, Passes, PointCurvature, Problem, Source, fingerprint_of_all
+from ..curvature import (
+    EKFACFactors,
+    Factors,
+    Fitted,
+    Passes,
+    PointCurvature,
+    Problem,
+    QuadraticFactors,
+    Source,
+    fingerprint_of_all,
+)
 from ..errors import InputError
 from ..impacts import Impact
 from ..methods import Method
@@ -117,10 +127,7 @@ class QueryMaker(ABC, Generic[G]):
         if self.validation is None:
             if floor is not None:
                 return [LossDeviation(point.weight, point, None, floor) for point in group.points]
-            return [
-                Quadratic(point.weight, point, *(self._fitted(group, index) if self.method.bent else ()))
-                for index, point in enumerate(group.points)
-            ]
+            return [self._quadratic(group, index) for index in range(len(group.points))]
         started = time.perf_counter()
         made = []
         if floor is not None:
@@ -136,6 +143,15 @@ class QueryMaker(ABC, Generic[G]):
         self.stats["query_seconds"] = self.stats.get("query_seconds", 0.0) + time.perf_counter() - started
         return made
 
+    def _quadratic(self, group: G, index: int) -> Quadratic:
+        """The self-influence at a point of a group."""
+        point = group.points[index]
+        if not self.method.bent:
+            return Quadratic(point.weight, point)
+        factors, problem = self._fitted(group, index)
+        assert isinstance(factors, QuadraticFactors)  # a method refuses the other curvatures
+        return Quadratic(point.weight, point, factors, problem)
+
     def _fitted(self, group: G, index: int, v: Tensor | None = None) -> tuple[Factors, Problem | None]:
         """The curvature at a point of a group, to solve v; without v for self-influence, which needs the problem too."""
         curvature = self.method.curvature
@@ -144,7 +160,7 @@ class QueryMaker(ABC, Generic[G]):
         problem = None if fitted and v is not None else self.problem(group, index)
         if isinstance(curvature, Fitted):
             device = problem.device if v is None and problem is not None else v.device  # type: ignore[union-attr]
-            factors = curvature.at("query", self.key(group, index), device)
+            factors: Factors = curvature.at("query", self.key(group, index), device)
         else:
             assert isinstance(curvature, PointCurvature)
             assert problem is not None
