@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -116,7 +117,7 @@ def usable_device(where: str, device: str | torch.device | None) -> torch.device
     try:
         torch.empty(0, device=result)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = str(error).splitlines()[0]
+        reason = textwrap.shorten(str(error).splitlines()[0], 120, placeholder=" …")
         raise UnavailableError(
             f"{where}: expected a device that works here; device={str(device)!r} does not ({reason}). Use device='cpu'."
         ) from error

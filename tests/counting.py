@@ -47,7 +47,7 @@ def count(out, **options):
     """Run it in this process."""
     original, runs._experiment = runs._experiment, lambda _: Counting
     try:
-        return runs.run_experiment("synthetic", out=out, progress=False, echo=lambda _: None, **options)
+        return runs.run_experiment("synthetic", out=out, progress=False, **{"echo": lambda _: None, **options})
     finally:
         runs._experiment = original
 

@@ -75,7 +75,7 @@ def experiment(
     from ..experiments import run_experiment  # scikit-learn and matplotlib are an extra
 
     numbers = _parts(seeds)
-    if numbers is not None and not all(number.isdecimal() for number in numbers):
+    if numbers is not None and not all(number.removeprefix("-").isdecimal() for number in numbers):
         raise ipfast.InputError(
             f"experiment: expected --seeds to be whole numbers; got {','.join(numbers)}. Pass --seeds 0,1,2."
         )

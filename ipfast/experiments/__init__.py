@@ -2,6 +2,8 @@
 
 cells.py      what is run: a cell is one method at one setting with one seed
 ledger.py     what has been run: a line a cell, in a file that survives being killed
+pins.py       what a folder of results belongs to: a recipe, methods, data
+kept_files.py what lies there and is read again; kept_scores.py  scores of it
 base.py       what an experiment is
 run.py        a run from start to tables and figures
 arithmetic.py in what networks are trained

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,6 +58,9 @@ class Experiment(ABC):
     """Seeds by scale."""
     takes_model: ClassVar[bool] = False
     """Whether it starts from a pretrained model."""
+    trains_networks: ClassVar[bool] = True
+    """Whether networks are trained on the device. Of others cells are computed in float64 on the processor, wherever they
+    run."""
     unpinned: ClassVar[tuple[str, ...]] = ()
     """Folders of `surroundings.folder` whose files fit every recipe and all data, because nothing reads them or each is named
     after a digest of what it is made from."""
@@ -73,6 +76,18 @@ class Experiment(ABC):
     @abstractmethod
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
         """All cells, in the order in which they are worth running."""
+
+    def every_cell(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
+        """Also those of optional data sets that are not there, which are run where they are asked for by name."""
+        return self.cells(methods, seeds)
+
+    def left_out(self) -> list[str]:
+        """Of each optional data set that is not there a line that says what is missing."""
+        return []
+
+    def compared(self, cell: Cell) -> Hashable:
+        """Of cells whose networks are compared by pairs the same, so that they must be trained alike; None: of no others."""
+        return cell[:2] if self.trains_networks else None
 
     @abstractmethod
     def check(self, cells: Sequence[Cell]) -> None:

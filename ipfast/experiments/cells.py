@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,13 +36,33 @@ class Record:
     about: Mapping[str, Any] = field(default_factory=dict)  # device and versions
 
 
-Records = Mapping[Cell, Record]
+class Records(Mapping[Cell, Record]):
+    """All finished cells, which tables ask many times for those of one part, setting and method."""
+
+    def __init__(self, finished: Mapping[Cell, Record]) -> None:
+        self._finished = finished
+        self._alike: dict[tuple[str, ...], list[Record]] = {}
+        for cell in sorted(finished):
+            self._alike.setdefault(cell[:3], []).append(finished[cell])
+
+    def __getitem__(self, cell: Cell) -> Record:
+        return self._finished[cell]
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(self._finished)
+
+    def __len__(self) -> int:
+        return len(self._finished)
+
+    def alike(self, part: str, setting: str, method: str) -> list[Record]:
+        """By seed."""
+        return self._alike.get((part, setting, method), [])
 
 
 def by_seed(records: Records, part: str, setting: str, method: str, name: str) -> dict[int, float]:
     """Seed -> the value called `name`, of the cells that are finished and have it."""
     return {
-        cell.seed: float(record.values[name])
-        for cell, record in sorted(records.items())
-        if cell[:3] == (part, setting, method) and record.values.get(name) is not None
+        record.cell.seed: float(record.values[name])
+        for record in records.alike(part, setting, method)
+        if record.values.get(name) is not None
     }

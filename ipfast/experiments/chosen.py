@@ -6,39 +6,23 @@ from collections.abc import Sequence
 
 import ipfast
 
-from ..errors import InputError
-from ..methods import METHODS
 from ..registry import check_choice
 
 WITH_CHANCE = ("ip_ensemble", "random")
 """Methods whose scores depend on a seed. All others are scored once, however many seeds train again."""
 
 
-OWN = ("none", "oracle", "leave_one_out")
-"""What experiments do themselves: keep all samples, Eq. (1) by plain autograd, and training without each sample."""
-
-
-def available(name: str) -> bool:
-    """Whether this version can run it; "NAME:all" is a method over all parameters of a network."""
-    return name in OWN or name.removesuffix(":all") in METHODS
-
-
-def choose_methods(experiment: str, known: Sequence[str], asked: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """(methods to run, in the order of the tables; methods of the experiment that this version lacks).
+def choose_methods(experiment: str, known: Sequence[str], asked: Sequence[str] | None) -> list[str]:
+    """Methods to run, in the order of the tables.
 
     Raises:
-        InputError: a method that was asked for by name is not one of the experiment's, or this version lacks it.
+        InputError: a method that was asked for by name is not one of the experiment's.
     """
     if asked is None:
-        return [name for name in known if available(name)], [name for name in known if not available(name)]
+        return list(known)
     for name in asked:
         check_choice("experiment", f"--methods of {experiment}", name, known)
-        if not available(name):
-            raise InputError(
-                f"experiment: expected --methods of those that this version of ipfast has, "
-                f"{', '.join(each for each in known if available(each))}; {name!r} is not there yet. Leave it out."
-            )
-    return [name for name in known if name in asked], []
+    return [name for name in known if name in asked]
 
 
 def seed_of_scores(method: str, seed: int) -> int:

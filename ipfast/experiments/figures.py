@@ -19,7 +19,8 @@ FAINT = "#8a90a0"
 RIGHT = "#4878b8"
 WRONG = "#d9662b"
 COLOURS = ("#4878b8", "#d9662b", "#4f9d69", "#8e6bbf", "#b8963e", "#c25b7a", "#5aa7b5", "#7d8494")
-CONTROLS = ("none", "loss", "random")
+QUIET = ("none", "loss", "random")
+"""Methods in grey: controls, and no method at all."""
 
 STYLE: Any = {
     "font.size": 9,
@@ -53,7 +54,7 @@ def draw_differences(axes: Axes, differences: Mapping[str, Difference], label: s
     """A dot and an interval a method, from top to bottom; the control is the line at zero."""
     axes.axvline(0, color=FAINT, linewidth=1)
     for place, (method, of) in enumerate(differences.items()):
-        colour = FAINT if method in CONTROLS else RIGHT
+        colour = FAINT if method in QUIET else RIGHT
         if of.low is not None and of.high is not None:
             axes.plot([of.low, of.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(of.mean, place, "o", color=colour, markersize=5)

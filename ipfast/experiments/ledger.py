@@ -85,9 +85,15 @@ class Ledger:
     def _read(self) -> None:
         content = self.file.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.ftruncate(self._descriptor, whole)
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
+        lines, last = content[:whole].splitlines(), content[whole:]
+        cut = bool(last) and not _is_json(last)
+        if last and not cut:
+            lines.append(last)  # of which an editor has dropped the line break alone
+        elif cut and not self._begins_a_line(last):
+            raise InputError(
+                f"experiment: expected finished cells in {str(self.file)!r}; its end is none. Choose another --out."
+            )
+        for number, line in enumerate(lines, start=1):
             record = self._record(number, line)
             if record.cell in self.finished:
                 raise InputError(
@@ -95,6 +101,15 @@ class Ledger:
                     f"{record.cell}. Delete one of them."
                 )
             self.finished[record.cell] = record
+        if cut:  # only now that it is known to be a file of this run
+            os.ftruncate(self._descriptor, whole)
+        elif last:
+            os.write(self._descriptor, b"\n")
+
+    def _begins_a_line(self, head: bytes) -> bool:
+        """Whether it is how a line of these cells begins."""
+        start = json.dumps(self.header, ensure_ascii=False).encode()[:-1]
+        return head[: len(start)] == start[: len(head)]
 
     def _record(self, number: int, line: bytes) -> Record:
         try:
@@ -132,6 +147,14 @@ def _wrong(cell: Cell, values: object, seconds: object) -> str:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         return f"its seconds are {seconds!r}"
     return ""
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _numeric(value: object) -> bool:

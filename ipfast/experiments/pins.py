@@ -1,10 +1,11 @@
-"""What a folder of results belongs to: one recipe, and of each setting the data that its first cell was computed from."""
+"""What a folder of results belongs to: one recipe, the options of each method, and of each setting the data that its first cell
+was computed from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from ..data.writers import written_whole
 from ..errors import InputError
 
-RECIPE, DATA, RESULTS = "recipe.json", "data.json", "results.jsonl"
+RECIPE, METHODS, DATA, RESULTS = "recipe.json", "methods.json", "data.json", "results.jsonl"
 
 
 def digest(*parts: Any) -> str:
@@ -40,7 +41,7 @@ def digest(*parts: Any) -> str:
 
 def is_begun(folder: Path, unpinned: Iterable[str]) -> bool:
     """Whether anything was kept in a folder of results: files beside those of this module, but for those folders."""
-    free = {RECIPE, DATA, RESULTS, *unpinned}
+    free = {RECIPE, METHODS, DATA, RESULTS, *unpinned}
     paths = (path for path in folder.rglob("*") if path.relative_to(folder).parts[0] not in free)
     return any(path.is_file() and not path.name.startswith(".") for path in paths)  # a dot: files that were being written
 
@@ -56,7 +57,8 @@ class Pins:
     def __init__(self, folder: Path, *, begun: bool) -> None:
         self.folder = folder
         self.begun = begun
-        self._digests = self._read() if begun else {}
+        self._digests = self._read(DATA, "a digest of the data of each setting") if begun else {}
+        self._methods = self._read(METHODS, "the options of each method") if begun else {}
 
     def recipe(self, recipe: dict[str, Any]) -> None:
         """Write the recipe; refuse a folder that is begun with another one, or with one that nobody knows.
@@ -80,6 +82,22 @@ class Pins:
                 "Choose another --out."
             )
         _write(file, text)
+
+    def methods(self, found: Mapping[str, str]) -> None:
+        """Write the options of methods that are run; those of versions that did not write it are not known, nor compared.
+
+        Raises:
+            InputError: a method was run here with other ones.
+        """
+        for name, text in found.items():
+            if self._methods.get(name, text) != text:
+                raise InputError(
+                    f"experiment: expected --out with results of the methods of this version; {name!r} in "
+                    f"{str(self.folder)!r} was {self._methods[name]}, and here it is {text}. Choose another --out."
+                )
+        if not found.keys() <= self._methods.keys():
+            self._methods |= found
+            _write(self.folder / METHODS, json.dumps(self._methods, indent=2, sort_keys=True) + "\n")
 
     def data(self, setting: str, found: str | None) -> None:
         """Write what the data of a setting are, before its first cell runs. Of None nothing is known, nor pinned."""
@@ -105,8 +123,8 @@ class Pins:
                 "the files of before, or choose another --out."
             )
 
-    def _read(self) -> dict[str, str]:
-        file = self.folder / DATA
+    def _read(self, name: str, what: str) -> dict[str, str]:
+        file = self.folder / name
         if not file.exists():  # of a version that did not write it
             return {}
         try:
@@ -115,8 +133,8 @@ class Pins:
             found = None
         if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
             raise InputError(
-                f"experiment: expected a digest of the data of each setting in {str(file)!r}; it has been changed. Put back "
-                "what a run has written, or choose another --out."
+                f"experiment: expected {what} in {str(file)!r}; it has been changed. Put back what a run has written, or "
+                "choose another --out."
             )
         return found
 

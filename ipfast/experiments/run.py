@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Real
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,9 +19,10 @@ import ipfast
 
 from ..checks import usable_device
 from ..data.writers import written_whole
-from ..errors import InputError, InputTypeError, UnavailableError
+from ..errors import InputError, InputTypeError, IpfastError, UnavailableError
+from ..methods import METHODS
 from ..registry import check_choice
-from .arithmetic import narrow
+from .arithmetic import exact, narrow
 from .base import Experiment, Surroundings
 from .cells import Cell, Record, Records
 from .chosen import choose_methods
@@ -52,8 +54,8 @@ def run_experiment(
     Args:
         name: one of EXPERIMENTS.
         data: the folder of the data sets, in the layouts in which they are downloaded; "synthetic" needs none.
-        out: results go to out/NAME-SCALE: results.jsonl, tables.md, figures, and what later cells use again; recipe.json and
-            data.json tell what they were computed by and from.
+        out: results go to out/NAME-SCALE: results.jsonl, tables.md, figures, and what later cells use again; recipe.json,
+            methods.json and data.json tell what they were computed by and from.
         scale: "small", for two processor cores or minutes of a GPU; or "paper", the setting of the paper.
         methods: names of methods and controls; None: all that this version has.
         seeds: shared by all methods; None: those of the scale.
@@ -77,27 +79,39 @@ def run_experiment(
     methods, seeds, settings = (
         _listed(option, values) for option, values in (("--methods", methods), ("--seeds", seeds), ("--settings", settings))
     )
-    kind = _experiment(name)
-    chosen, missing = choose_methods(name, kind.methods, methods)
+    minutes, kind = _minutes(minutes), _experiment(name)
+    chosen = choose_methods(name, kind.methods, methods)
     if model is not None and not kind.takes_model:
         raise InputError(f"experiment: expected no --model for {name!r}, which starts from no pretrained one. Leave it out.")
     experiment = kind(Surroundings(folder, source, scale, target, progress, model))
     cells = _select(experiment, chosen, _seeds(seeds, kind.seeds[scale]), settings)
-    experiment.check(cells)
-    _make_folder(folder)
+    new = not folder.is_dir()
+    if new:
+        experiment.check(cells)
+        _make_folder(folder)
     with Ledger(folder / RESULTS, experiment=name, scale=scale) as ledger:
+        pending = [cell for cell in cells if cell not in ledger.finished]
+        startable = pending if minutes is None or minutes > 0 else []
+        if startable and not new:
+            experiment.check(startable)
         pins = Pins(folder, begun=bool(ledger.finished) or is_begun(folder, kind.unpinned))
         pins.recipe(experiment.recipe)
-        if missing:
-            echo(f"Without {', '.join(missing)}: this version of ipfast does not have them yet.")
-        pending = [cell for cell in cells if cell not in ledger.finished]
+        pins.methods({name: repr(METHODS.get("experiment", name)) for name in _of_the_library(startable)})
+        for line in (*_unused(chosen if methods else [], cells), *([] if settings else experiment.left_out())):
+            echo(line)
         echo(f"{len(cells) - len(pending)} of {len(cells)} cells are finished.")
-        _run_cells(experiment, pending, ledger, pins, minutes, progress)
+        failed = _run_cells(experiment, startable, ledger, pins, minutes, echo)
         left = [cell for cell in pending if cell not in ledger.finished]
         if left:
             echo(f"{len(left)} cells are left. The same command goes on with them.")
-        for line in _publish(experiment, ledger.finished, folder):
+        for line in _publish(experiment, Records(ledger.finished), folder):
             echo(line)
+    if failed:
+        cell, error = next(iter(failed.items()))
+        raise InputError(
+            f"experiment: expected every cell to run; {len(failed)} of {len(startable)} failed, the first of them {cell}: "
+            f"{error} What was finished is kept."
+        ) from error
     return folder
 
 
@@ -124,6 +138,14 @@ def _seeds(asked: Sequence[int] | None, default: Sequence[int]) -> list[int]:
     return sorted(set(asked))
 
 
+def _minutes(value: float | None) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise InputTypeError(f"experiment: expected --minutes to be a number; got {type(value).__name__}.")
+    if value is not None and not value >= 0:
+        raise InputError(f"experiment: expected --minutes to be 0 or more; got {value:g}.")
+    return value
+
+
 def _path(option: str, value: str | os.PathLike[str]) -> Path:
     try:
         return Path(value)
@@ -144,15 +166,18 @@ def _listed(option: str, values: Sequence[Any] | None) -> list[Any] | None:
 
 
 def _select(experiment: Experiment, methods: list[str], seeds: list[int], settings: list[str] | None) -> list[Cell]:
-    """The cells of the parts and settings that were asked for."""
+    """The cells of the parts and settings that were asked for. A part is run of the data sets that are there; of one that a
+    setting names `check` says what is not there."""
     cells = list(dict.fromkeys(experiment.cells(methods, seeds)))
     if settings is not None:
+        every = dict.fromkeys(experiment.every_cell(methods, seeds))
         known: dict[str, None] = {}
-        for cell in (*cells, *experiment.cells(experiment.methods, seeds)):
+        for cell in (*every, *experiment.every_cell(experiment.methods, seeds)):
             known |= dict.fromkeys(_names(cell))
         for name in settings:
             check_choice("experiment", "--settings", name, known)
-        cells = [cell for cell in cells if not set(settings).isdisjoint(_names(cell))]
+        asked, there = set(settings), set(cells)
+        cells = [cell for cell in every if not asked.isdisjoint(_names(cell)[cell not in there :])]
     if not cells:
         of = "" if settings is None else f" of {', '.join(settings)}"
         raise InputError(
@@ -160,6 +185,17 @@ def _select(experiment: Experiment, methods: list[str], seeds: list[int], settin
             f"{', '.join(methods)}. Name other ones."
         )
     return cells
+
+
+def _unused(asked: Sequence[str], cells: Sequence[Cell]) -> list[str]:
+    """What is said of methods that were asked for by name and have nothing to do."""
+    without = [method for method in asked if all(cell.method != method for cell in cells)]
+    return [f"Without {', '.join(without)}: no cell of what was asked for has them at this scale."] if without else []
+
+
+def _of_the_library(cells: Sequence[Cell]) -> list[str]:
+    """The methods of cells that are those of ipfast, and not an experiment's own, such as keeping all samples."""
+    return [name for name in dict.fromkeys(cell.method.removesuffix(":all") for cell in cells) if name in METHODS]
 
 
 def _names(cell: Cell) -> tuple[str, str, str]:
@@ -178,28 +214,42 @@ def _make_folder(folder: Path) -> None:
 
 
 def _run_cells(
-    experiment: Experiment, pending: list[Cell], ledger: Ledger, pins: Pins, minutes: float | None, progress: bool
-) -> None:
+    experiment: Experiment,
+    pending: list[Cell],
+    ledger: Ledger,
+    pins: Pins,
+    minutes: float | None,
+    echo: Callable[[str], object],
+) -> dict[Cell, IpfastError]:
+    """Run them in order. A cell that fails for a reason that ipfast can tell holds up no others: these reasons."""
     started = monotonic()
+    failed: dict[Cell, IpfastError] = {}
     digests = cache(experiment.data_digest)
     for setting in dict.fromkeys(cell.setting for cell in pending):
         if pins.has(setting):  # before hours of cells of others
             pins.compare(setting, digests(setting))
-    about = _about(experiment.surroundings.device)
-    _require_same_machine(pending, ledger.finished, about)
-    with tqdm(total=len(pending), unit=" cells", disable=not progress, smoothing=0) as bar:
+    about = _about(experiment)
+    _require_same_machine(experiment, pending, ledger.finished, about)
+    with tqdm(total=len(pending), unit=" cells", disable=not experiment.surroundings.progress, smoothing=0) as bar:
         for place, cell in enumerate(pending):
             if minutes is not None and monotonic() - started >= 60 * minutes:
-                return
+                break
             bar.set_description(f"{cell} ({_left(pending[place:], ledger.finished)} left)")
             pins.data(cell.setting, digests(cell.setting))
             begun = monotonic()
-            values = experiment.run(cell)
-            ledger.add(Record(cell, values, monotonic() - begun, about))
+            try:
+                with exact(experiment.surroundings.device):
+                    values = experiment.run(cell)
+            except IpfastError as error:
+                failed[cell] = error
+                echo(f"Failed: {cell}: {error}")
+            else:
+                ledger.add(Record(cell, values, monotonic() - begun, about))
             bar.update()
+    return failed
 
 
-def _left(pending: Sequence[Cell], finished: Records) -> str:
+def _left(pending: Sequence[Cell], finished: Mapping[Cell, Record]) -> str:
     """The time that cells will take, if they take as long as finished ones of the same part and method, or the same part."""
     if not finished:
         return "unknown time"
@@ -219,7 +269,7 @@ def _left(pending: Sequence[Cell], finished: Records) -> str:
     )
 
 
-def _about(device: torch.device) -> dict[str, Any]:
+def _about(experiment: Experiment) -> dict[str, Any]:
     """What figures depend on beside the recipe; no names of hosts or paths."""
     packages = {"ipfast": ipfast.__version__, "torch": torch.__version__}
     for package in ("numpy", "scikit-learn"):
@@ -227,28 +277,38 @@ def _about(device: torch.device) -> dict[str, Any]:
             packages[package] = version(package)
         except PackageNotFoundError:
             continue
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    arithmetic = "bfloat16" if narrow(device) else "float32"
+    name, arithmetic, device = "cpu", "float64", experiment.surroundings.device
+    if experiment.trains_networks:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        arithmetic = "bfloat16" if narrow(device) else "float32"
     return {"device": name, "arithmetic": arithmetic, "threads": torch.get_num_threads(), "versions": packages}
 
 
-def _require_same_machine(pending: Sequence[Cell], finished: Records, about: Mapping[str, Any]) -> None:
-    """Refuse to go on with a setting on another device, or in another arithmetic, than its finished cells: networks that are
-    trained there differ, and methods are compared by pairs.
+def _require_same_machine(
+    experiment: Experiment, pending: Sequence[Cell], finished: Mapping[Cell, Record], about: Mapping[str, Any]
+) -> None:
+    """Refuse to go on with cells that are compared by pairs on another device, in another arithmetic, or on a processor with
+    another number of threads, each of which changes the order of sums: networks that are trained there differ.
 
     Raises:
         InputError: that. Of cells of versions that did not note it the arithmetic is not known, nor compared.
     """
-    before = {cell[:2]: record for cell, record in finished.items()}
+    before: dict[Hashable, list[Mapping[str, Any]]] = {}
+    for cell, record in finished.items():
+        before.setdefault(experiment.compared(cell), []).append(record.about)
+    names = ["device", "arithmetic", *(["threads"] if about["device"] == "cpu" else [])]
     for cell in pending:
-        there = before[cell[:2]].about if cell[:2] in before else {}
-        for name in ("device", "arithmetic"):
-            if name in there and there[name] != about[name]:
-                raise InputError(
-                    f"experiment: expected to go on with {cell.part}/{cell.setting} on the {name} of its finished cells, "
-                    f"{there[name]!r}, since methods are compared by pairs; here it is {about[name]!r}. Choose another "
-                    "--device or --out."
-                )
+        key = experiment.compared(cell)
+        there = [] if key is None else before.get(key, [])
+        for name in names:
+            other = next((each[name] for each in there if each.get(name, about[name]) != about[name]), None)
+            if other is None:
+                continue
+            mend = "Set OMP_NUM_THREADS to that number" if name == "threads" else "Choose another --device"
+            raise InputError(
+                f"experiment: expected to go on with {cell.part}/{cell.setting} on the {name} of the finished cells that it is "
+                f"compared with by pairs, {other!r}; here it is {about[name]!r}. {mend}, or choose another --out."
+            )
 
 
 def _publish(experiment: Experiment, records: Records, folder: Path) -> list[str]:

@@ -42,11 +42,14 @@ def spread_table(
     name: str,
     factor: float = 1.0,
     digits: int = 2,
+    *,
+    counted: bool = True,
 ) -> str:
-    """Methods by settings: mean ± standard deviation over the seeds."""
+    """Methods by settings: mean ± standard deviation over the seeds; `counted`: what has fewer of them is marked."""
 
-    def cell(method: str, setting: str) -> str:
-        return spread_text(spread(by_seed(records, part, setting, method, name).values()), factor, digits)
+    def cell(method: str, setting: str) -> tuple[str, int]:
+        of = spread(by_seed(records, part, setting, method, name).values())
+        return spread_text(of, factor, digits), of.count if of and counted else 0
 
     return _by_setting("", settings, methods, cell)
 
@@ -63,18 +66,31 @@ def difference_table(
 ) -> str:
     """Methods by settings: mean difference from the control over the seeds that both have, with its interval."""
 
-    def cell(method: str, setting: str) -> str:
+    def cell(method: str, setting: str) -> tuple[str, int]:
         values, others = (by_seed(records, part, setting, each, name) for each in (method, control))
-        return difference_text(paired(values, others), factor, digits)
+        of = paired(values, others)
+        return difference_text(of, factor, digits), of.count if of else 0
 
     return _by_setting(f"minus {control}", settings, [method for method in methods if method != control], cell)
 
 
-def _by_setting(corner: str, settings: Sequence[str], methods: Sequence[str], cell: Callable[[str, str], str]) -> str:
-    """A table of methods by those settings of which there is something to say."""
-    cells = {setting: [cell(method, setting) for method in methods] for setting in settings}
-    told = [setting for setting in settings if any(cells[setting])] or settings
-    return table([corner, *told], zip(methods, *(cells[setting] for setting in told), strict=True))
+def _by_setting(
+    corner: str, settings: Sequence[str], methods: Sequence[str], cell: Callable[[str, str], tuple[str, int]]
+) -> str:
+    """A table of methods by those settings of which there is something to say.
+
+    Args:
+        cell: gives a text and of how many seeds it is, which is said where others of the setting have more; 0: never.
+    """
+    found = {setting: [cell(method, setting) for method in methods] for setting in settings}
+    told = [setting for setting in settings if any(text for text, _ in found[setting])] or settings
+    columns, fewer = [], False
+    for setting in told:
+        most = max((count for _, count in found[setting]), default=0)
+        columns.append([text if count in (0, most) else f"{text} ({count} of {most})" for text, count in found[setting]])
+        fewer |= any(0 < count < most for _, count in found[setting])
+    made = table([corner, *told], zip(methods, *columns, strict=True))
+    return f"{made}\n\n(k of n): so far of k of the n seeds, and not to be compared with the others." if fewer else made
 
 
 def _signs(text: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from ipfast.experiments.cells import Cell, Record
+from ipfast.experiments.cells import Cell, Record, Records, by_seed
 from ipfast.experiments.intervals import Difference, paired, share_interval, spread
 from ipfast.experiments.tables import difference_table, spread_table, table
 
@@ -52,12 +52,34 @@ def test_the_interval_of_all_is_no_point(of):
     assert share_interval(0, of) == pytest.approx((0, 1 - low))
 
 
+def records_of(values):
+    """Of part "d" and setting "a", (method, seed) -> AUC."""
+    cells = {Cell("d", "a", *each): value for each, value in values.items()}
+    return Records({cell: Record(cell, {"AUC": value}, 1.0) for cell, value in cells.items()})
+
+
+def test_what_has_fewer_seeds_says_so():
+    """A mean over other seeds is not to be compared, unless there is no chance in it."""
+    records = records_of({("none", 0): 0.5, ("none", 1): 0.7, ("ip", 1): 0.9, ("random", 0): 0.4, ("random", 1): 0.2})
+    methods = ["none", "ip", "random"]
+    text = spread_table(records, "d", ["a"], methods, "AUC", digits=1)
+    assert "| none | 0.6 ± 0.1 |" in text
+    assert "| ip | 0.9 (1 of 2) |" in text
+    assert "so far of k of the n seeds" in text
+    assert "| ip | +0.2 (1 of 2) |" in difference_table(records, "d", ["a"], methods, "AUC", "none", digits=1)
+    assert "of 2" not in spread_table(records, "d", ["a"], methods, "AUC", counted=False)
+    assert "of 2" not in spread_table(records, "d", ["a"], ["none", "random"], "AUC")
+
+
+def test_values_are_found_by_seed_whatever_the_order_of_the_cells():
+    records = records_of({("ip", 2): 0.5, ("loss", 0): 0.1, ("ip", 0): 0.7})
+    assert list(by_seed(records, "d", "a", "ip", "AUC").items()) == [(0, 0.7), (2, 0.5)]
+    assert by_seed(records, "d", "b", "ip", "AUC") == by_seed(records, "d", "a", "ip", "other") == {}
+
+
 def test_tables_show_what_is_there():
     values = {("ip", 0): 0.5, ("ip", 1): 0.7, ("random", 0): 0.4, ("random", 1): 0.2}
-    records = {
-        cell: Record(cell, {"AUC": value}, 1.0)
-        for cell, value in ((Cell("d", "a", method, seed), value) for (method, seed), value in values.items())
-    }
+    records = records_of(values)
     assert "| ip | 60.0 ± 14.1 |" in spread_table(records, "d", ["a"], ["ip", "loss", "random"], "AUC", 100, 1)
     assert "loss" not in spread_table(records, "d", ["a"], ["ip", "loss", "random"], "AUC")
     assert spread_table(records, "d", ["b", "a"], ["ip"], "AUC").startswith("|  | a |\n")

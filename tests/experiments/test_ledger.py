@@ -38,7 +38,7 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_a_line_cut_anywhere_is_not_finished_and_is_written_again(tmp_path):
     whole = write(tmp_path / "results.jsonl").read_bytes()
-    ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
+    ends = [place for place, byte in enumerate(whole) if byte == 10]  # a line that lacks its break alone is whole
     file = tmp_path / "cut.jsonl"
     for length in range(len(whole) + 1):
         file.write_bytes(whole[:length])
@@ -60,6 +60,15 @@ def test_two_processes_cannot_write_the_same_results(tmp_path):
 def test_a_cell_cannot_be_added_twice(tmp_path):
     with ledger(write(tmp_path / "results.jsonl")) as opened, pytest.raises(AssertionError, match="run twice"):
         opened.add(Record(CELLS[0], {}, 0.0))
+
+
+@pytest.mark.parametrize("text", ["notes", "notes\nof mine", '{"some": 1', '{"some": 1}', "{}\n{"])
+def test_a_foreign_file_is_refused_and_stays_as_it_is(text, tmp_path):
+    file = tmp_path / "results.jsonl"
+    file.write_text(text)
+    with pytest.raises(ipfast.InputError, match="another --out"):
+        finished(file)
+    assert file.read_text() == text
 
 
 @pytest.mark.parametrize(

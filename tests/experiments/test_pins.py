@@ -7,10 +7,13 @@ import struct
 import numpy as np
 import pytest
 from counting import Counting, count
+from safetensors.torch import load_file
 
 import ipfast
+from ipfast.experiments.kept_files import kept
 from ipfast.experiments.kept_scores import kept_scores
 from ipfast.experiments.pins import digest
+from ipfast.methods import METHODS
 
 BINARY = b"\x93\xff\x00 no text"
 
@@ -36,6 +39,24 @@ def fail(*_):
     raise RuntimeError("broken")
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", BINARY, b"{"], ids=["empty", "the head of an archive", "binary", "the head of JSON"]
+)
+def test_a_kept_file_that_cannot_be_read_is_named(content, tmp_path):
+    file = tmp_path / "toy.npz"
+    file.write_bytes(content)
+    words = r"toy\.npz'; it cannot be read \(.+\)\. Delete it"
+    with pytest.raises(ipfast.InputError, match=words), kept(file), open(file, "rb") as stream:
+        np.load(stream, allow_pickle=False)
+    with pytest.raises(ipfast.InputError, match=words), kept(file):
+        json.loads(file.read_text(encoding="utf-8"))
+    with pytest.raises(ipfast.InputError, match=words), kept(file):
+        load_file(file)
+    file.unlink()
+    with pytest.raises(ipfast.InputError, match=words), kept(file):
+        load_file(file)
+
+
 def test_a_digest_is_that_of_all_bytes_types_and_bounds():
     """By hand, so that folders of today are known tomorrow."""
     numbers = struct.pack("<2d", 0.5, -1)
@@ -49,6 +70,25 @@ def test_a_digest_is_that_of_all_bytes_types_and_bounds():
     assert len({digest(each) for each in texts}) == 6
     assert digest("a", "b") != digest(["a", "b"])
     assert digest([("a", "b")]) == digest([["a", "b"]])
+
+
+def test_the_options_of_methods_are_pinned_when_they_are_run(folder, monkeypatch):
+    count(folder.parent, seeds=[0], methods=["ip"], minutes=0)
+    assert not (folder / "methods.json").exists()
+    count(folder.parent, seeds=[0], methods=["ip"])
+    found = json.loads((folder / "methods.json").read_text())
+    assert found == {"ip": repr(METHODS.get("test", "ip"))}
+    found["ip"] = found["ip"].replace("Final()", "Final(other=1)")
+    (folder / "methods.json").write_text(json.dumps(found))
+    count(folder.parent, seeds=[0], methods=["loss"])  # of other methods one can go on
+    with pytest.raises(ipfast.InputError, match=r"'ip' .*Final\(other=1\).* here .*Final\(\).*another --out"):
+        count(folder.parent, methods=["ip", "loss"])
+    assert finished(folder) == 4
+    (folder / "methods.json").write_text("[]")
+    with pytest.raises(ipfast.InputError, match=r"the options of each method .* changed"):
+        count(folder.parent)
+    (folder / "methods.json").unlink()  # of a version that did not write it
+    count(folder.parent)
 
 
 def test_data_are_pinned_by_setting_when_its_first_cell_runs(folder, contents):

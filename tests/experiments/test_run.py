@@ -69,21 +69,110 @@ def test_parts_settings_methods_and_time_limit_what_is_run(tmp_path):
     assert len(cells(tmp_path)) == 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("device", "NVIDIA H100"), ("arithmetic", "float64")])
-def test_a_setting_is_not_gone_on_with_on_another_machine(name, value, tmp_path):
+OTHERS = [("device", "NVIDIA H100"), ("arithmetic", "float64"), ("threads", 1000)]
+
+
+@pytest.mark.parametrize(("name", "value"), OTHERS)
+def test_a_setting_is_not_gone_on_with_on_another_machine(name, value, tmp_path, monkeypatch):
     """Networks that are trained there differ, and methods are compared by pairs. Other settings may be run there."""
     count(tmp_path, seeds=[0], settings=["a"])
     before = cells(tmp_path)
     file = tmp_path / "synthetic-small" / "results.jsonl"
     lines = [json.loads(line) | {name: value} for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(ipfast.InputError, match=rf"count/a on the {name} of its finished cells, '{value}'.*--device or --out"):
+    words = (
+        rf"count/a on the {name} of the finished cells .*, {value!r}; here .*{'OMP_NUM_THREADS' if name == 'threads' else '--'}"
+    )
+    with pytest.raises(ipfast.InputError, match=words):
         count(tmp_path, seeds=[0, 1], settings=["a"])
     assert cells(tmp_path) == before
     count(tmp_path, seeds=[0], settings=["a"])  # nothing is left to run, and tables may be made anywhere
     count(tmp_path, seeds=[0], settings=["b"])
+    monkeypatch.setattr(Counting, "compared", lambda *_: "all")  # of other settings too
+    with pytest.raises(ipfast.InputError, match=rf"count/b on the {name}"):
+        count(tmp_path, seeds=[1], settings=["b"])
+    monkeypatch.setattr(Counting, "compared", lambda *_: None)
+    count(tmp_path, seeds=[1], settings=["b"])
+    monkeypatch.undo()
     file.write_text("".join(json.dumps({key: each for key, each in line.items() if key != name}) + "\n" for line in lines))
     count(tmp_path, seeds=[0, 1], settings=["a"])  # of a version that did not note it
+
+
+def test_where_nothing_is_trained_machines_are_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(Counting, "trains_networks", False)
+    file = count(tmp_path, seeds=[0]) / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {(line["device"], line["arithmetic"]) for line in lines} == {("cpu", "float64")}
+    file.write_text("".join(json.dumps(line | dict(OTHERS)) + "\n" for line in lines))
+    count(tmp_path)
+    assert cells(tmp_path) == ALL
+
+
+def test_a_cell_that_fails_for_a_known_reason_holds_up_no_others(tmp_path, monkeypatch):
+    run, told = Counting.run, []
+
+    def failing(self, cell):
+        if str(cell) in (ALL[1], ALL[4]):
+            raise ipfast.InputError(f"score: expected LiSSA to converge; {cell.setting} grows.")
+        return run(self, cell)
+
+    monkeypatch.setattr(Counting, "run", failing)
+    with pytest.raises(ipfast.InputError, match=rf"2 of 12 failed, the first of them {ALL[1]}: score: .* a grows. What was"):
+        count(tmp_path, echo=told.append)
+    assert cells(tmp_path) == [cell for place, cell in enumerate(ALL) if place not in (1, 4)]
+    assert f"Failed: {ALL[4]}: score: expected LiSSA to converge; b grows." in told
+    assert "2 cells are left. The same command goes on with them." in told
+    assert (tmp_path / "synthetic-small" / "tables.md").read_text() == "10 cells\n"
+    monkeypatch.undo()
+    count(tmp_path)
+    assert sorted(cells(tmp_path)) == sorted(ALL)
+
+
+def test_only_what_is_run_needs_its_data(tmp_path, monkeypatch):
+    """Tables of finished cells can be made without them."""
+    checked = []
+    monkeypatch.setattr(Counting, "check", lambda _, found: checked.append([str(cell) for cell in found]))
+    count(tmp_path, seeds=[0])
+    count(tmp_path, seeds=[0])
+    count(tmp_path, minutes=0)
+    assert checked == [ALL[:6]]
+    count(tmp_path)
+    assert checked == [ALL[:6], ALL[6:]]
+
+
+def test_optional_data_that_are_not_there_are_told_or_missed_by_name(tmp_path, monkeypatch):
+    def every(self, methods, seeds):
+        yield from self.cells(methods, seeds)
+        yield from (Cell("count", "c", method, 0) for method in methods)
+
+    def check(self, found):
+        if any(cell.setting == "c" for cell in found):
+            raise ipfast.MissingFileError("experiment: expected c.bin; it does not exist. Download it.")
+
+    monkeypatch.setattr(Counting, "every_cell", every)
+    monkeypatch.setattr(Counting, "left_out", lambda _: ["Without c: 'c.bin' is not there."])
+    monkeypatch.setattr(Counting, "check", check)
+    told = []
+    for name in ("c", "count/c"):
+        with pytest.raises(ipfast.MissingFileError, match=r"c\.bin"):
+            count(tmp_path, settings=[name], echo=told.append)
+    assert not list(tmp_path.iterdir())
+    count(tmp_path, settings=["count"], echo=told.append)
+    assert cells(tmp_path) == ALL
+    assert not any("c.bin" in line for line in told)
+    count(tmp_path, echo=told.append)
+    assert "Without c: 'c.bin' is not there." in told
+
+
+def test_methods_without_a_cell_are_told(tmp_path, monkeypatch):
+    whole, told = Counting.cells, []
+    monkeypatch.setattr(
+        Counting, "cells", lambda self, methods, seeds: (c for c in whole(self, methods, seeds) if c.method != "loss")
+    )
+    count(tmp_path, methods=["ip", "loss"], echo=told.append)
+    assert told[0] == "Without loss: no cell of what was asked for has them at this scale."
+    count(tmp_path, echo=told.append)
+    assert sum("Without" in line for line in told) == 1  # of those that were asked for by name
 
 
 def test_results_of_another_recipe_are_refused(tmp_path, monkeypatch):
@@ -106,6 +195,8 @@ def test_results_of_another_recipe_are_refused(tmp_path, monkeypatch):
         ({"methods": []}, ipfast.InputError, "--methods to name something"),
         ({"settings": []}, ipfast.InputError, "--settings to name something"),
         ({"methods": "ip"}, ipfast.InputTypeError, "--methods to be a list; got str"),
+        ({"minutes": "5"}, ipfast.InputTypeError, "--minutes to be a number; got str"),
+        ({"minutes": -1}, ipfast.InputError, "--minutes to be 0 or more; got -1"),
         ({"seeds": 1}, ipfast.InputTypeError, "--seeds to be a list; got int"),
         ({"data": 1}, ipfast.InputTypeError, "--data to be a path; got int"),
         ({"name": "vision", "data": "nowhere"}, ipfast.MissingFileError, "'nowhere' is not a folder"),
@@ -157,12 +248,10 @@ def test_a_comma_alone_runs_nothing_and_says_so(option, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_methods_that_this_version_lacks_are_left_out_or_refused_by_name():
-    known = ("none", "ip", "not_yet", "ip:all", "random")
-    assert choose_methods("vision", known, None) == (["none", "ip", "ip:all", "random"], ["not_yet"])
-    assert choose_methods("vision", known, ["random", "ip"]) == (["ip", "random"], [])
-    with pytest.raises(ipfast.InputError, match="'not_yet' is not there yet"):
-        choose_methods("vision", known, ["ip", "not_yet"])
+def test_methods_come_in_the_order_of_the_tables():
+    known = ("none", "ip", "ip:all", "random")
+    assert choose_methods("vision", known, None) == list(known)
+    assert choose_methods("vision", known, ["random", "ip"]) == ["ip", "random"]
 
 
 def test_the_time_left_is_that_of_like_cells():
@@ -204,4 +293,6 @@ def test_the_command_line_takes_lists_with_commas(monkeypatch):
     assert found["methods"] == ["ip", "loss", "random"]
     assert (found["seeds"], found["settings"], found["scale"], found["device"]) == ([0, 2], ["removal/worst"], "small", None)
     assert "whole numbers" in CliRunner().invoke(app, ["experiment", "vision", "--seeds", "0,x"]).output
+    CliRunner().invoke(app, ["experiment", "vision", "--seeds=-1"])
+    assert found["seeds"] == [-1]  # which is refused with the seeds that there are
     assert set(EXPERIMENTS) == {"synthetic", "vision", "nlp", "tabular"}

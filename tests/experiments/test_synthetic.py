@@ -19,7 +19,7 @@ LEFT_OUT = 3
 
 @pytest.fixture(scope="module")
 def blobs(tmp_path_factory):
-    return ToyRun(tmp_path_factory.mktemp("toys"), "blobs", 0, 10, progress=False)
+    return ToyRun(tmp_path_factory.mktemp("toys") / "blobs.npz", "blobs", 0, 10, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def moons(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "STEPS", STEPS)
         patch.setattr(toy_run, "TOGETHER", 2)
-        return ToyRun(tmp_path_factory.mktemp("toys"), "moons", 0, LEFT_OUT, progress=False)
+        return ToyRun(tmp_path_factory.mktemp("toys") / "moons.npz", "moons", 0, LEFT_OUT, progress=False)
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("blobs", 10), ("blobs-standardised", 10), ("moons", 20)])
@@ -40,6 +40,17 @@ def test_as_many_labels_are_flipped_in_each_class(name, wrong):
     again = make_toy(name, 0)
     assert torch.equal(toy.x, again.x)
     assert not torch.equal(toy.x, make_toy(name, 1).x)
+
+
+def test_which_samples_are_left_out_has_nothing_to_do_with_which_are_flipped():
+    """Of 200 samples with 20 flips 32 are drawn, so 3.2 flips on average; the bound is five standard errors."""
+    seeds, count, flips, drawn = 200, 200, 20, 32
+    found = [make_toy("moons", seed).wrong[toy_run.drawn_rows(count, drawn, seed)].sum() for seed in range(seeds)]
+    share = drawn / count
+    error = np.sqrt(flips * share * (1 - share) * (count - flips) / (count - 1) / seeds)
+    assert abs(np.mean(found) - flips * share) < 5 * error
+    assert np.array_equal(toy_run.drawn_rows(count, None, 0), np.arange(count))
+    assert len(toy_run.drawn_rows(10, drawn, 0)) == 10
 
 
 def test_newton_finds_the_optimum_of_scikit_learn(blobs):
@@ -121,7 +132,7 @@ def test_an_attack_turns_the_logit_round(blobs):
 
 
 def test_a_run_is_read_from_its_file(blobs):
-    again = ToyRun(blobs.folder, "blobs", 0, 10, progress=False)
+    again = ToyRun(blobs.file, "blobs", 0, 10, progress=False)
     for name in objectives.OBJECTIVES:
         assert np.array_equal(again.left_out[name], blobs.left_out[name])
         assert np.array_equal(again.again[name], blobs.again[name])
@@ -162,8 +173,15 @@ def test_the_whole_experiment_writes_its_tables_and_figures(tmp_path, monkeypatc
     methods = ["oracle", "leave_one_out", "ip", "ip_ensemble", "random"]
     folder = run_experiment("synthetic", out=tmp_path, methods=methods, seeds=[0], progress=False, echo=lambda _: None)
     figures = {"figure-2.png", "figure-3.png", "figure-8.png", "table-3.png"}
-    assert {file.name for file in folder.iterdir()} == {"recipe.json", "results.jsonl", "tables.md", "toys", *figures}
+    files = {"recipe.json", "methods.json", "results.jsonl", "tables.md", "toys"}
+    assert {file.name for file in folder.iterdir()} == files | figures
     text = (folder / "tables.md").read_text()
     assert "| II, IV | partially |" in text
     assert "| utility, blobs |" in text
+    assert "| random | 1.000" not in text.split("negative score")[1].split("##")[0], "its scores have one sign"
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in figures)
+    for file in (folder / "toys").iterdir():
+        file.unlink()
+    monkeypatch.setattr(toy_run, "train", pytest.fail)  # tables need no toy; their figures stay as they are
+    run_experiment("synthetic", out=tmp_path, methods=methods, seeds=[0], progress=False, echo=lambda _: None)
+    assert (folder / "tables.md").read_text() == text

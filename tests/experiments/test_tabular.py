@@ -397,7 +397,8 @@ def test_scores_are_those_of_equations_1_and_4(blobs, intercept):
 
 def test_self_lissa_is_the_limit_of_its_series(blobs):
     made = defence.train(blobs)
-    series = ipfast.score(made, blobs.train, method="self_lissa", progress=False).values
+    long = ipfast.Method(curvature=ipfast.LiSSA(steps=1000), target="self")
+    series = ipfast.score(made, blobs.train, method=long, progress=False).values
     limit = defence.score(blobs, made, "self_lissa", 0).values
     ranks = [each.argsort().argsort().double() for each in (series, limit)]
     assert torch.corrcoef(torch.stack(ranks))[0, 1] > PEER_SPEARMAN
@@ -561,6 +562,28 @@ def test_results_are_not_gone_on_with_from_other_data(name, old, new, data, tmp_
     file.write_bytes(content)
     run(data, tmp_path / "out", settings=parts, seeds=[1])
     assert len(rows(folder)) == 4
+
+
+def test_kept_embeddings_are_of_their_texts_and_of_what_embeds_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "embed", counts_of_words)
+    kept, cpu = tmp_path / "kept" / "jigsaw.npy", torch.device("cpu")
+
+    def files():
+        return set(kept.parent.iterdir())
+
+    found = embeddings.kept_embeddings(["a b", "c"], kept, cpu, progress=False)
+    (file,) = files()
+    embeddings.kept_embeddings(["a", "b c"], kept, cpu, progress=False)
+    assert len(files()) == 2
+    monkeypatch.setattr(embeddings, "TOKENS", 1)
+    embeddings.kept_embeddings(["a b", "c"], kept, cpu, progress=False)
+    assert len(files()) == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(embeddings, "embed", pytest.fail)  # it is read
+    assert np.array_equal(embeddings.kept_embeddings(["a b", "c"], kept, cpu, progress=False), found)
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ipfast.InputError, match=r"jigsaw-.*npy'; it cannot be read .*Delete it"):
+        embeddings.kept_embeddings(["a b", "c"], kept, cpu, progress=False)
 
 
 def test_the_digest_of_texts_is_that_of_any_machine(data, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from torch import nn
 
 from ...data.writers import write_archive, written_whole
 from ..checkpoints import BASE_SEED, checkpoint_epochs
+from ..kept_files import kept, read_arrays
 from .classifier import Classifier
 from .fairness import evaluate
 from .texts import Texts
@@ -43,11 +44,12 @@ class BaseModel:
     about: dict[str, Any]
 
     def checkpoint(self, epoch: int) -> Checkpoint:
-        with np.load(self.folder / f"epoch-{epoch}.npz", allow_pickle=False) as archive:
-            weight, bias = (torch.from_numpy(archive[name]) for name in ("weight", "bias"))
+        with kept(self.folder):
+            found = read_arrays(self.folder / f"epoch-{epoch}.npz")
+            weight, bias = (torch.from_numpy(found[name]) for name in ("weight", "bias"))
             head = nn.Linear(weight.shape[1], weight.shape[0])
             head.load_state_dict({"weight": weight, "bias": bias})
-            return Checkpoint(head.eval(), *(archive[name] for name in ("train", "val", "rewritten")))
+            return Checkpoint(head.eval(), *(found[name] for name in ("train", "val", "rewritten")))
 
     def final(self) -> Checkpoint:
         return self.checkpoint(self.epochs)
@@ -62,7 +64,8 @@ def base_model(folder: Path, texts: Texts, recipe: Recipe, device: torch.device,
     if not finished.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _train(folder, texts, recipe, device, progress)
-    return BaseModel(folder, recipe.epochs, json.loads(finished.read_text(encoding="utf-8")))
+    with kept(folder):
+        return BaseModel(folder, recipe.epochs, json.loads(finished.read_text(encoding="utf-8")))
 
 
 def _train(folder: Path, texts: Texts, recipe: Recipe, device: torch.device, progress: bool) -> None:

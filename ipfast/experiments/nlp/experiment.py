@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from .base_model import BaseModel, base_model
 from .classifier import check_pretrained, find_pretrained
 from .fairness import evaluate
 from .figures import draw
-from .problem import Problem, log_rewrites, read_problem, settings_of
+from .problem import SETTINGS, Problem, log_rewrites, read_problem, settings_of
 from .report import report
 from .texts import Texts, make_texts
 from .training import PAPER, SMALL, Recipe, fine_tune
@@ -33,8 +33,6 @@ from .training import PAPER, SMALL, Recipe, fine_tune
 REMOVED = 0.05
 RETRAINED = ("none", "ip", "ip_ensemble", "self_tracin", "datainf", "ekfac", "loss", "random")
 """Methods whose removal is followed by fine-tuning again at the scale "small"; at "paper" all are."""
-SLOW = ("self_lissa",)
-"""Methods with a solve for each text, which may take longer than training."""
 RECIPES = {"small": SMALL, "paper": PAPER}
 
 
@@ -73,18 +71,31 @@ class Nlp(Experiment):
         }
 
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
+        return self._cells(settings_of(self.surroundings.data), methods, seeds)
+
+    def every_cell(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
+        return self._cells(SETTINGS, methods, seeds)
+
+    def left_out(self) -> list[str]:
+        there = settings_of(self.surroundings.data)
+        return (
+            ["Without QNLI: its train.tsv is not there; its validation set alone is QNLI-dev."] if "QNLI" not in there else []
+        )
+
+    def compared(self, cell: Cell) -> Hashable:
+        """Classifiers that are fine-tuned again on one task; the scores of a base model are all of that one."""
+        return cell.setting if cell.part == "removal" else None
+
+    def _cells(self, settings: Iterable[str], methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
         again = [method for method in methods if method in RETRAINED or self.surroundings.scale == "paper"]
-        settings = settings_of(self.surroundings.data)
         for setting in settings:
             yield Cell("base", setting, "none", BASE_SEED)
             for method in methods:
-                if method not in ("none", *SLOW):
+                if method != "none":
                     for seed in seeds if method in WITH_CHANCE else (0,):
                         yield Cell("scores", setting, method, seed)
             for seed in seeds:
                 yield from (Cell("removal", setting, method, seed) for method in again)
-        for setting in settings:
-            yield from (Cell("scores", setting, method, 0) for method in SLOW if method in methods)
 
     def check(self, cells: Sequence[Cell]) -> None:
         for setting in dict.fromkeys(cell.setting for cell in cells):

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ..cells import Records, by_seed
 from ..checkpoints import BASE_SEED
-from ..figures import COLOURS, CONTROLS, FAINT, INK, draw_differences, panels, save
+from ..figures import COLOURS, FAINT, INK, QUIET, draw_differences, panels, save
 from ..intervals import paired, spread
 from .problem import SETTINGS
 
@@ -36,7 +36,7 @@ def draw(records: Records, methods: Sequence[str], folder: Path) -> Iterator[Pat
 def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], file: Path) -> Path:
     """Accuracy against fair score, in four regions around training on all texts."""
     figure, axes = panels(len(settings), width=3.4, height=3.6)
-    others = [method for method in methods if method not in CONTROLS]
+    others = [method for method in methods if method not in QUIET]
     drawn: dict[str, Line2D] = {}
     for axis, setting in zip(axes, settings, strict=True):
         for method in methods:
@@ -50,9 +50,9 @@ def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], 
             if method == "none":
                 axis.axvline(x, color=FAINT, linewidth=0.8, zorder=0)
                 axis.axhline(y, color=FAINT, linewidth=0.8, zorder=0)
-            kind = CONTROLS if method in CONTROLS else others
+            kind = QUIET if method in QUIET else others
             place = kind.index(method)
-            colour, mark = FAINT if kind is CONTROLS else COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
+            colour, mark = FAINT if kind is QUIET else COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
             axis.errorbar(x, y, yerr=high, xerr=wide, color=colour, linewidth=0.7, alpha=0.5)
             drawn[method] = axis.plot(x, y, mark, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.5)[0]
         base = [by_seed(records, "base", setting, "none", name).get(BASE_SEED) for name in ("fair score", "accuracy")]

@@ -10,7 +10,7 @@ from ..tables import difference_table, spread_table, table
 from .problem import SETTINGS
 from .training import Recipe
 
-CONTROLS = ("none", "random")
+BASELINES = ("none", "random")
 MEASURES = (
     # (name, what a table of it says, the same of differences)
     ("accuracy", "Accuracy in %", "Points of accuracy"),
@@ -49,7 +49,10 @@ def _base(records: Records, settings: Sequence[str]) -> Iterator[str]:
         if setting in found:
             of = found[setting]
             sizes = [f"{of[name]:,}" for name in ("train", "V", "V changed", "test", "test changed")]
-            shares = [f"{100 * (of[name] or 0):.1f}" for name in ("accuracy", "fair score", "fair score of changed")]
+            shares = [
+                "" if of[name] is None else f"{100 * of[name]:.1f}"
+                for name in ("accuracy", "fair score", "fair score of changed")
+            ]
             rows.append([setting, *sizes, *shares])
     head = ["", "train", "V", "with counterpart", "test", "with counterpart", "accuracy", "fair score", "of changed"]
     yield table(head, rows)
@@ -64,14 +67,14 @@ def _removal(records: Records, settings: Sequence[str], methods: Sequence[str]) 
         yield f"{title}:\n\n" + spread_table(records, "removal", settings, methods, name, factor=100)
     if "CoLA" in settings:
         yield "Matthews correlation × 100:\n\n" + spread_table(records, "removal", ["CoLA"], methods, "matthews", factor=100)
-    for control in CONTROLS:
+    for control in BASELINES:
         for name, _, title in MEASURES:
             if title:
                 yield f"{title} above `{control}`, paired by seed, with the 95 % interval (Student's t):\n\n" + (
                     difference_table(records, "removal", settings, methods, name, control, factor=100)
                 )
     if "CoLA" in settings:
-        for control in CONTROLS:
+        for control in BASELINES:
             yield f"Matthews correlation × 100 above `{control}`, likewise:\n\n" + (
                 difference_table(records, "removal", ["CoLA"], methods, "matthews", control, factor=100)
             )
@@ -91,4 +94,4 @@ def _scores(records: Records, settings: Sequence[str], methods: Sequence[str]) -
         ),
         ("agreement", "Spearman correlation of the scores for utility and for fairness", 1.0, 2),
     ):
-        yield f"{title}:\n\n" + spread_table(records, "scores", settings, methods, name, factor, digits)
+        yield f"{title}:\n\n" + spread_table(records, "scores", settings, methods, name, factor, digits, counted=False)

@@ -43,8 +43,8 @@ def copies(model: nn.Sequential, count: int) -> list[Tensor]:
 def logits(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     """Logits [K, N] of K copies with ReLU between their layers."""
     a = x.expand(len(parameters[0]), *x.shape)
-    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-        if a.shape[-2:] != x.shape or a.data_ptr() != x.data_ptr():
+    for layer, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
+        if layer:
             a = a.relu()
         a = torch.baddbmm(bias, a, weight.mT)
     return a.squeeze(2)
@@ -53,13 +53,17 @@ def logits(parameters: Sequence[Tensor], x: Tensor) -> Tensor:
 def train(
     name: str, parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor, *, progress: bool = False
 ) -> list[Tensor]:
-    """Parameters of the copies after training, copy k with weights[k] [N] on the samples."""
+    """Parameters of the copies after training, copy k with weights[k] [N] on the samples.
+
+    Args:
+        parameters: before it; the optimum of a logistic regression does not depend on them.
+    """
     if name == MOONS:
         return _adam(parameters, x, y, weights, progress)
-    return _newton(parameters, x, y, weights)
+    return _newton(x, y, weights)
 
 
-def _newton(parameters: list[Tensor], x: Tensor, y: Tensor, weights: Tensor) -> list[Tensor]:
+def _newton(x: Tensor, y: Tensor, weights: Tensor) -> list[Tensor]:
     """The optimum of Σ_i w_i ℓ_i + (λ/2)‖w‖² of each copy."""
     ones = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)  # [N, 3]
     penalty = PENALTY * torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=x.dtype))

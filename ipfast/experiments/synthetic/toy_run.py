@@ -18,13 +18,23 @@ import ipfast
 from ...data.writers import write_archive
 from ...methods import get_method
 from ..chosen import seeded
+from ..kept_files import kept, read_arrays
 from .models import copies, load, logits, make_model, train
 from .objectives import OBJECTIVES, Objective, make_objective
 from .oracle import Solved, query, solve
 from .toys import make_toy
 
+LEAVE_SEED = 1
+"""Beside a toy's own: the stream from which its flips are drawn must not choose the samples too."""
 TOGETHER = 64
 """Copies of the moons' network that are trained at once: their activations stay in the processor's cache."""
+
+
+def drawn_rows(count: int, leave: int | None, seed: int) -> np.ndarray:
+    """Which of `count` samples are left out: `leave` of them by chance, in order; None: all."""
+    if leave is None:
+        return np.arange(count)
+    return np.sort(np.random.default_rng((seed, LEAVE_SEED)).choice(count, min(count, leave), replace=False))
 
 
 @contextmanager
@@ -40,7 +50,7 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass
 class ToyRun:
-    """A trained toy. What took time lies in `folder`, and is read again by later cells.
+    """A trained toy. What took time lies in `file`, and is read again by later cells.
 
     Attributes:
         leave: how many samples of the moons, drawn at random, are left out; None: all. Of blobs all are.
@@ -50,7 +60,7 @@ class ToyRun:
         progress: whether bars are shown.
     """
 
-    folder: Path
+    file: Path  # .npz
     name: str
     seed: int
     leave: int | None
@@ -60,12 +70,12 @@ class ToyRun:
         self.toy = make_toy(self.name, self.seed)
         self.model = make_model(self.name, self.seed)
         self.first = copies(self.model, 1)
-        file = self.folder / f"{self.name}-{self.seed}.npz"
-        if file.exists():
-            with np.load(file, allow_pickle=False) as archive:
-                self.trained = [torch.from_numpy(archive[f"parameter {place}"]) for place in range(len(self.first))]
-                self.left_out: dict[str, np.ndarray] = {name: archive[name] for name in OBJECTIVES}
-                self.again: dict[str, np.ndarray] = {name: archive[f"{name} again"] for name in OBJECTIVES}
+        if self.file.exists():
+            with kept(self.file):
+                found = read_arrays(self.file)
+                self.trained = [torch.from_numpy(found[f"parameter {place}"]) for place in range(len(self.first))]
+                self.left_out: dict[str, np.ndarray] = {name: found[name] for name in OBJECTIVES}
+                self.again: dict[str, np.ndarray] = {name: found[f"{name} again"] for name in OBJECTIVES}
             load(self.model, self.trained, 0)
             return
         count = len(self.toy.y)
@@ -76,16 +86,14 @@ class ToyRun:
             self.left_out = self._leave_out()
             self.again = self._leave_out(backwards=True)
         parameters = {f"parameter {place}": values.numpy() for place, values in enumerate(self.trained)}
-        self.folder.mkdir(exist_ok=True)
+        self.file.parent.mkdir(exist_ok=True)
         again = {f"{name} again": values for name, values in self.again.items()}
-        write_archive(file, {**parameters, **self.left_out, **again})
+        write_archive(self.file, {**parameters, **self.left_out, **again})
 
     def _leave_out(self, *, backwards: bool = False) -> dict[str, np.ndarray]:
         """Each trained alike, from the first parameters; `backwards` sums over the samples from the last to the first."""
         toy, count = self.toy, len(self.toy.y)
-        rows = np.arange(count)
-        if self.leave is not None and not toy.linear:
-            rows = np.sort(np.random.default_rng(self.seed).choice(count, min(count, self.leave), replace=False))
+        rows = np.arange(count) if toy.linear else drawn_rows(count, self.leave, self.seed)
         weights = torch.cat([torch.ones(1, count), 1 - torch.eye(count)[rows]])  # the first copy keeps all
         # float32 of many copies is as fast again; float64 amplifies its rounding as well.
         dtype = torch.float64 if toy.linear else torch.float32

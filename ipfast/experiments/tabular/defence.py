@@ -15,15 +15,13 @@ import ipfast
 from ...methods import get_method
 from ..chosen import seeded
 from .attack import GAMMA
-from .model import fit, logits
+from .model import fit
 from .problem import Problem
 
 SHARE = 0.05
 """Of the training samples, the lowest scores, that are removed or relabelled."""
 CLIP = 10.0
 """Largest weight of "reweight-clipped"."""
-DAMPING = 0.1
-"""LiSSA's, in units of the mean eigenvalue tr(H)/P."""
 
 
 def score(problem: Problem, model: LogisticRegression, method: str, seed: int) -> ipfast.Scores:
@@ -32,23 +30,10 @@ def score(problem: Problem, model: LogisticRegression, method: str, seed: int) -
     Args:
         model: the one under attack, trained on all. seed: of masks and of chance.
     """
-    chosen = self_lissa(problem, model) if method == "self_lissa" else get_method("experiment", seeded(method, seed))
+    chosen = get_method("experiment", seeded(method, seed))
     options: dict[str, Any] = {"impact": ipfast.impacts.Adversarial(GAMMA)} if chosen.needs_val else {}
     val = problem.val if chosen.needs_val else None
     return ipfast.score(model, problem.train, val, method=chosen, progress=False, **options)
-
-
-def self_lissa(problem: Problem, model: LogisticRegression) -> ipfast.Method:
-    """The limit −⟨g_i, (H + δI)⁻¹ g_i⟩ of Self-LiSSA's series, by a Cholesky factor.
-
-    The series takes a pass over all samples for each sample and step; with some hundred parameters the factor gives the same in
-    no time.
-    """
-    x, _ = problem.train
-    p = 1 / (1 + np.exp(-logits(model, x)))
-    size = x.shape[1] + problem.intercept
-    trace = float((p * (1 - p) * ((x**2).sum(axis=1) + problem.intercept)).mean())
-    return ipfast.Method(curvature=ipfast.Exact(l2=0.0, damping=DAMPING * trace / size), target="self", name="self_lissa")
 
 
 @dataclass(frozen=True)

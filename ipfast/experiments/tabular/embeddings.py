@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ...data.writers import written_whole
+from .. import minilm
+from ..kept_files import kept
 from ..minilm import load_transformers, minilm_folder
+from ..pins import digest
 
 TOKENS = 256
 """Of a text; what is longer is cut off, as the model's own settings have it."""
@@ -26,15 +29,16 @@ def require_packages() -> None:
 
 
 def kept_embeddings(texts: Sequence[str], file: Path, device: torch.device, *, progress: bool) -> np.ndarray:
-    """`embed`, read from the file where it was kept, whose name also holds a digest of the texts."""
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
-    file = file.with_name(f"{file.stem}-{digest}.npy")
+    """`embed`, read from the file where it was kept, whose name also holds a digest of the texts and of what embeds them."""
+    made_by = [minilm.NAME, version(minilm.PACKAGE), TOKENS, device.type]
+    file = file.with_name(f"{file.stem}-{digest(list(texts), made_by)[:12]}.npy")
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         found = embed(texts, device, progress=progress)
         with written_whole(file) as beside:
             np.save(beside, found)
-    return np.asarray(np.load(file, allow_pickle=False))
+    with kept(file), open(file, "rb") as stream:
+        return np.asarray(np.load(stream, allow_pickle=False))
 
 
 @torch.inference_mode()
@@ -49,9 +53,9 @@ def embed(texts: Sequence[str], device: torch.device, *, progress: bool) -> np.n
             made = tokenizer(
                 [texts[row] for row in rows], padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
             ).to(device)
-            kept = made["attention_mask"][:, :, None].float()
+            told = made["attention_mask"][:, :, None].float()
             states = encoder(**made).last_hidden_state
-            mean = (states * kept).sum(dim=1) / kept.sum(dim=1)
+            mean = (states * told).sum(dim=1) / told.sum(dim=1)
             found[rows] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
             bar.update(len(rows))
     return found

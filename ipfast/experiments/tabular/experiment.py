@@ -58,6 +58,7 @@ class Tabular(Experiment):
     )
     seeds: ClassVar[dict[str, tuple[int, ...]]] = dict.fromkeys(("small", "paper"), tuple(range(attacks.ATTACKS)))
     """Of attacks. The paper's setting takes minutes, so that both scales are the same."""
+    trains_networks = False
     unpinned = ("embeddings",)
 
     def __init__(self, surroundings: Surroundings) -> None:
@@ -85,7 +86,6 @@ class Tabular(Experiment):
             "attack seed": attacks.SEED,
             "curated": defence.SHARE,
             "clip": defence.CLIP,
-            "self_lissa damping": defence.DAMPING,
         }
 
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..cells import Records, by_seed
-from ..figures import CONTROLS, FAINT, INK, RIGHT, WRONG, draw_differences, name_rows, panels, save
+from ..figures import FAINT, INK, QUIET, RIGHT, WRONG, draw_differences, name_rows, panels, save
 from ..intervals import paired
 from .defence import OF_THE_PAPER
 from .problem import ORIGIN, SETTINGS, data_of
@@ -48,7 +48,7 @@ def _boxes(records: Records, settings: Sequence[str], methods: Sequence[str], fi
         found |= {method: by_seed(records, "trim", setting, method, "defence") for method in methods if method != "none"}
         found = {name: values for name, values in found.items() if values}
         for place, (name, values) in enumerate(found.items()):
-            quiet = name in CONTROLS or name in attack or name in ("before", "after")
+            quiet = name in QUIET or name in ("before", "after")
             _box(axis, place, [100 * value for value in values.values()], FAINT if quiet else RIGHT)
         left, right = axis.get_xlim()
         for name, colour in (("post", INK), ("majority", WRONG)):

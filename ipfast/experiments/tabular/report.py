@@ -20,7 +20,7 @@ TITLES = {
     "reweight-clipped": f"Reweight, no weight above {CLIP:g}",
     "reweight-softmax": "Reweight by the softmax of the scores as they are (τ = 1)",
 }
-CONTROLS = ("none", "random", "ip")
+BASELINES = ("none", "random", "ip")
 VALUES = {
     "defence": "Accuracy in %, on the test set as it was attacked",
     "balanced": "Balanced accuracy in %, on the same",
@@ -101,7 +101,7 @@ def _curation(records: Records, settings: Sequence[str], methods: Sequence[str],
     shown = VALUES if part in OF_THE_PAPER else {name: VALUES[name] for name in ("defence", "balanced")}
     for name, text in shown.items():
         yield f"{text}:\n\n" + _marked(spread_table(records, part, settings, methods, name, factor=100))
-    for control in CONTROLS if part in OF_THE_PAPER else CONTROLS[:1]:
+    for control in BASELINES if part in OF_THE_PAPER else BASELINES[:1]:
         what = "no defence" if control == "none" else f"`{control}`"
         yield (
             f"Points of accuracy on the attacked test set above {what}, paired by attack, with the 95 % interval (Student's "

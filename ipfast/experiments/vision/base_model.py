@@ -15,6 +15,7 @@ from torch import nn
 
 from ...data.writers import write_archive, written_whole
 from ..checkpoints import BASE_SEED, checkpoint_epochs
+from ..kept_files import kept, read_arrays
 from .networks import NETWORKS
 from .problem import Problem
 from .training import Recipe, accuracy, extract, train_network
@@ -69,21 +70,22 @@ def base_model(folder: Path, problem: Problem, recipe: Recipe, device: torch.dev
     if not finished.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _train(folder, problem, recipe, device, progress)
-    about = json.loads(finished.read_text(encoding="utf-8"))
-    network = NETWORKS[recipe.network](problem.classes, problem.images.shape[1])
-    network.load_state_dict(load_file(folder / f"epoch-{recipe.epochs}.safetensors"))
+    with kept(folder):
+        about = json.loads(finished.read_text(encoding="utf-8"))
+        network = NETWORKS[recipe.network](problem.classes, problem.images.shape[1])
+        network.load_state_dict(load_file(folder / f"epoch-{recipe.epochs}.safetensors"))
+        features = read_arrays(folder / "features.npz")
     network.to(device).eval().requires_grad_()
-    with np.load(folder / "features.npz", allow_pickle=False) as archive:
-        return BaseModel(folder, recipe, network, archive["train"], archive["val"], about)
+    return BaseModel(folder, recipe, network, features["train"], features["val"], about)
 
 
 def _train(folder: Path, problem: Problem, recipe: Recipe, device: torch.device, progress: bool) -> None:
-    kept = {*checkpoint_epochs(recipe.epochs), *(epoch for _, *ends in segment_epochs(recipe.epochs) for epoch in ends)}
+    wanted = {*checkpoint_epochs(recipe.epochs), *(epoch for _, *ends in segment_epochs(recipe.epochs) for epoch in ends)}
     test: list[float] = []
 
     def after_epoch(epoch: int, network: nn.Sequential) -> None:
         test.append(accuracy(network, *problem.test))
-        if epoch in kept:
+        if epoch in wanted:
             state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
             with written_whole(folder / f"epoch-{epoch}.safetensors") as beside:
                 save_file(state, beside)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,8 +23,8 @@ from .architectures import ARCHITECTURES
 from .base_model import SEGMENTS, BaseModel, base_model
 from .detection import detect
 from .figures import draw
-from .problem import CIFAR_N, Problem, files_of, level_of, levels_with_files, read_problem
-from .report import report
+from .problem import CIFAR_N, LEVELS, Problem, files_of, level_of, missing_by_level, read_problem
+from .report import IP_ENSEMBLE, report
 from .training import PAPER, SMALL, Recipe, accuracy, train_network
 
 REMOVED = 0.05
@@ -83,12 +83,26 @@ class Vision(Experiment):
             },
         }
 
-    def levels(self) -> list[str]:
-        """CIFAR-10N always; CIFAR-100N and Animal-10N when their files are there."""
-        return levels_with_files(self.surroundings.data)
-
     def cells(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
-        levels = self.levels()
+        """Of CIFAR-10N always; of CIFAR-100N and Animal-10N when their files are there."""
+        missing = missing_by_level(self.surroundings.data)
+        return self._cells([level for level in LEVELS if level not in missing], methods, seeds)
+
+    def every_cell(self, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
+        return self._cells(LEVELS, methods, seeds)
+
+    def left_out(self) -> list[str]:
+        return [
+            f"Without {level}: {str(file)!r} is not there." for level, file in missing_by_level(self.surroundings.data).items()
+        ]
+
+    def compared(self, cell: Cell) -> Hashable:
+        """Networks that are trained again on one data set; the scores of a base model are all of that one."""
+        if cell.part in ("base", "detection"):
+            return None
+        return cell[:2] if cell.part == "architectures" else level_of(cell.setting)
+
+    def _cells(self, levels: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
         known = [level for level in levels if level in CIFAR_N]
         yield from (Cell("base", level, "none", BASE_SEED) for level in levels)
         scored = [method for method in methods if method != "none"]
@@ -102,7 +116,9 @@ class Vision(Experiment):
             for seed in seeds:
                 for level in known:
                     yield from (
-                        Cell("ensembles", _ensemble_name(level, *each), "ip_ensemble", seed) for each in ensemble_settings()
+                        Cell("ensembles", _ensemble_name(level, *each), "ip_ensemble", seed)
+                        for each in ensemble_settings()
+                        if each != IP_ENSEMBLE
                     )
         again = [method for method in methods if method in RETRAINED or self.surroundings.scale == "paper"]
         for seed in seeds:
@@ -112,7 +128,8 @@ class Vision(Experiment):
             for rate in RATES:
                 of_rates = [method for method in again if method in RATES_METHODS]
                 yield from (Cell("rates", f"{RATES_LEVEL} {rate:.1%}", method, seed) for method in of_rates)
-        at_the_head = [method for method in again if not method.endswith(":all")]
+        # SOURCE unrolls steps of SGD, and these are of AdamW.
+        at_the_head = [method for method in again if not method.endswith(":all") and method != "tda"]
         for seed in seeds:
             for setting in self.architectures:
                 if level_of(setting) in levels:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..cells import Records, by_seed
-from ..figures import CONTROLS, FAINT, INK, RIGHT, draw_differences, name_rows, panels, save
+from ..figures import FAINT, INK, QUIET, RIGHT, draw_differences, name_rows, panels, save
 from ..intervals import paired
 from .problem import LEVELS
 
@@ -30,12 +30,12 @@ def _detection(records: Records, levels: Sequence[str], methods: Sequence[str], 
     for axis, level in zip(axes, levels, strict=True):
         rate = None
         for place, method in enumerate(known):
-            of_method = [records[cell].values for cell in sorted(records) if cell[:3] == ("detection", level, method)]
+            of_method = [record.values for record in records.alike("detection", level, method)]
             if not of_method:
                 continue
             rate = of_method[0]["base rate"]
             precision = 100 * np.mean([values["precision 0.05"] for values in of_method])
-            axis.barh(place, precision, color=FAINT if method in CONTROLS else RIGHT, alpha=0.7)
+            axis.barh(place, precision, color=FAINT if method in QUIET else RIGHT, alpha=0.7)
             if len(of_method) == 1:
                 low, high = (100 * bound for bound in of_method[0]["interval 0.05"])
             else:  # from the lowest to the highest seed

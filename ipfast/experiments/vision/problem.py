@@ -44,18 +44,21 @@ def level_of(setting: str) -> str:
     return next(word for word in setting.split() if word in LEVELS)
 
 
-def levels_with_files(data: Path | None) -> list[str]:
-    """CIFAR-10N always; CIFAR-100N and Animal-10N when their files are there, or no folder was named."""
-
-    def there(level: str) -> bool:
-        if data is None:
-            return True
+def missing_by_level(data: Path | None) -> dict[str, Path]:
+    """A file or folder that is not there, of CIFAR-100N and of Animal-10N, which are optional; of none where no folder was
+    named."""
+    if data is None:
+        return {}
+    found = {}
+    for level in LEVELS:
         if level == ANIMAL:
-            return animal.animal_folder(data) is not None
-        layout = layout_of(level)
-        return layout.name == cifar.CIFAR10.name or not cifar.missing_files(data, layout)
-
-    return [level for level in LEVELS if there(level)]
+            missing = [] if animal.animal_folder(data) else [data / animal.PLACES[0]]
+        else:
+            layout = layout_of(level)
+            missing = [] if layout.name == cifar.CIFAR10.name else cifar.missing_files(data, layout)
+        if missing:
+            found[level] = missing[0]
+    return found
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import ipfast
+
 from ..cells import Records, by_seed
-from ..figures import CONTROLS
 from ..intervals import paired, spread
 from ..tables import difference_table, difference_text, spread_table, spread_text, table
 from . import paper
@@ -13,6 +14,10 @@ from .architectures import ARCHITECTURE_LEVELS
 from .detection import SHARES
 from .problem import ANIMAL, CIFAR_N, LEVELS
 from .training import Recipe
+
+BASELINES = ("none", "loss", "random")
+IP_ENSEMBLE = (ipfast.Dropout().members, ipfast.Dropout().rate)
+"""(size, rate) of the method, whose cells are those of the parts "detection" and "removal"."""
 
 
 def report(
@@ -51,7 +56,7 @@ def _detection(records: Records, levels: Sequence[str], methods: Sequence[str]) 
         return
     yield "## Which scores find wrong labels?"
     yield "AUC, the chance that a wrong label scores below a right one; ± over seeds of methods that have any chance:\n\n" + (
-        spread_table(records, "detection", levels, methods, "AUC", digits=3)
+        spread_table(records, "detection", levels, methods, "AUC", digits=3, counted=False)
     )
     for share in SHARES:
         yield (
@@ -61,7 +66,7 @@ def _detection(records: Records, levels: Sequence[str], methods: Sequence[str]) 
     yield (
         "Percentage of the lowest 5 % with the label that is the commonest among them, whichever that is: high where a method "
         "would empty a class:\n\n"
-        + spread_table(records, "detection", levels, methods, "largest class 0.05", factor=100, digits=0)
+        + spread_table(records, "detection", levels, methods, "largest class 0.05", factor=100, digits=0, counted=False)
     )
 
 
@@ -69,10 +74,10 @@ def _precision_rows(records: Records, levels: Sequence[str], methods: Sequence[s
     for method in methods:
         row = [method]
         for level in levels:
-            of_level = sorted(cell for cell in records if cell[:3] == ("detection", level, method))
+            of_level = records.alike("detection", level, method)
             text = spread_text(spread(by_seed(records, "detection", level, method, f"precision {share}").values()), 100, 1)
             if len(of_level) == 1:
-                low, high = records[of_level[0]].values[f"interval {share}"]
+                low, high = of_level[0].values[f"interval {share}"]
                 text += f" [{100 * low:.1f}, {100 * high:.1f}]"
             row.append(text)
         yield row
@@ -86,7 +91,7 @@ def _removal(records: Records, levels: Sequence[str], methods: Sequence[str]) ->
     yield "## Training again without the lowest 5 %"
     for name, text in (("last", "the last epoch"), ("best", "the best epoch on the test set, which no one could choose")):
         yield f"Test accuracy in %, {text}:\n\n" + spread_table(records, "removal", levels, methods, name, factor=100)
-    for control in CONTROLS:
+    for control in BASELINES:
         yield (
             f"Points of accuracy above `{control}` in the last epoch, paired by seed, with the 95 % interval (Student's t):\n\n"
             + difference_table(records, "removal", levels, methods, "last", control, factor=100)
@@ -116,16 +121,20 @@ def _ensembles(records: Records, levels: Sequence[str], ensembles: Sequence[tupl
         ("precision 0.05", "Percentage of wrong labels among the lowest 5 %", 100.0, 2),
         ("last", "Test accuracy in %, last epoch", 100.0, 2),
     ):
-        rows = []
-        for size, rate in ensembles:
-            found = (by_seed(records, "ensembles", f"{level} T={size} p={rate:g}", "ip_ensemble", name) for level in levels)
-            rows.append([f"T = {size}, p = {rate:g}", *(spread_text(spread(each.values()), factor, digits) for each in found)])
-        found_any = any(any(row[1:]) for row in rows)
+        part = "removal" if name == "last" else "detection"
+        places = {
+            f"T = {size}, p = {rate:g}": ("ensembles", f" T={size} p={rate:g}") if (size, rate) != IP_ENSEMBLE else (part, "")
+            for size, rate in ensembles
+        }
+        rows, varied = [], False
+        for row, (where, ending) in places.items():
+            found = [by_seed(records, where, f"{level}{ending}", "ip_ensemble", name) for level in levels]
+            varied |= where == "ensembles" and any(found)
+            rows.append([row, *(spread_text(spread(each.values()), factor, digits) for each in found)])
         for method in ("ip", "loss", "random"):
-            part = "removal" if name == "last" else "detection"
             single = (by_seed(records, part, level, method, name) for level in levels)
             rows.append([method, *(spread_text(spread(each.values()), factor, digits) for each in single)])
-        if found_any:
+        if varied:
             yield f"{text}, ± over seeds of the masks:\n\n" + table(["", *levels], rows)
 
 
@@ -138,7 +147,8 @@ def _architectures(records: Records, methods: Sequence[str], architectures: Mapp
         recipes.setdefault(_recipe(architectures[setting]), []).append(setting)
     yield "## Other networks, without the lowest 5 % (Table 6)"
     yield (
-        "Each network at each level is scored by a base model of its own. Recipes: "
+        "Each network at each level is scored by a base model of its own. `tda` unrolls SGD and is not among the methods, "
+        "since these are trained with AdamW. Recipes: "
         + "; ".join(f"{recipe} ({', '.join(of)})" for recipe, of in recipes.items())
         + ". The paper does not say how large its networks are, nor how fast they learn."
     )
@@ -149,7 +159,7 @@ def _architectures(records: Records, methods: Sequence[str], architectures: Mapp
         "Test accuracy in %, the best epoch on the test set, which no one could choose:\n\n"
         + spread_table(records, "architectures", settings, methods, "best", factor=100)
     )
-    for control in CONTROLS:
+    for control in BASELINES:
         yield (
             f"Points of accuracy above `{control}` in the last epoch, paired by seed, with the 95 % interval (Student's t):\n\n"
             + difference_table(records, "architectures", settings, methods, "last", control, factor=100)
