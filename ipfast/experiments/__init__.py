@@ -6,6 +6,8 @@ pins.py       what a folder of results belongs to: a recipe, methods, data
 kept_files.py what lies there and is read again; kept_scores.py  scores of it
 base.py       what an experiment is
 run.py        a run from start to tables and figures
+selection.py  which cells a command asks for
+machine.py    on what they are run
 arithmetic.py in what networks are trained
 checkpoints.py  those of the models that are scored
 chosen.py     methods by their names in tables, with what an experiment gives them

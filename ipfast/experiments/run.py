@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from numbers import Real
 from pathlib import Path
 from time import monotonic
@@ -15,19 +14,19 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-import ipfast
-
 from ..checks import usable_device
 from ..data.writers import written_whole
 from ..errors import InputError, InputTypeError, IpfastError, UnavailableError
 from ..methods import METHODS
 from ..registry import check_choice
-from .arithmetic import exact, narrow
+from .arithmetic import exact
 from .base import Experiment, Surroundings
 from .cells import Cell, Record, Records
 from .chosen import choose_methods
 from .ledger import Ledger
+from .machine import describe_machine, require_same_machine
 from .pins import RESULTS, Pins, is_begun
+from .selection import select_cells, unused_methods
 
 EXPERIMENTS = ("synthetic", "vision", "nlp", "tabular")
 SCALES = ("small", "paper")
@@ -84,7 +83,7 @@ def run_experiment(
     if model is not None and not kind.takes_model:
         raise InputError(f"experiment: expected no --model for {name!r}, which starts from no pretrained one. Leave it out.")
     experiment = kind(Surroundings(folder, source, scale, target, progress, model))
-    cells = _select(experiment, chosen, _seeds(seeds, kind.seeds[scale]), settings)
+    cells = select_cells(experiment, chosen, _seeds(seeds, kind.seeds[scale]), settings)
     new = not folder.is_dir()
     if new:
         experiment.check(cells)
@@ -97,7 +96,7 @@ def run_experiment(
         pins = Pins(folder, begun=bool(ledger.finished) or is_begun(folder, kind.unpinned))
         pins.recipe(experiment.recipe)
         pins.methods({name: repr(METHODS.get("experiment", name)) for name in _of_the_library(startable)})
-        for line in (*_unused(chosen if methods else [], cells), *([] if settings else experiment.left_out())):
+        for line in (*unused_methods(chosen if methods else [], cells), *([] if settings else experiment.left_out())):
             echo(line)
         echo(f"{len(cells) - len(pending)} of {len(cells)} cells are finished.")
         failed = _run_cells(experiment, startable, ledger, pins, minutes, echo)
@@ -165,42 +164,9 @@ def _listed(option: str, values: Sequence[Any] | None) -> list[Any] | None:
     return found
 
 
-def _select(experiment: Experiment, methods: list[str], seeds: list[int], settings: list[str] | None) -> list[Cell]:
-    """The cells of the parts and settings that were asked for. A part is run of the data sets that are there; of one that a
-    setting names `check` says what is not there."""
-    cells = list(dict.fromkeys(experiment.cells(methods, seeds)))
-    if settings is not None:
-        every = dict.fromkeys(experiment.every_cell(methods, seeds))
-        known: dict[str, None] = {}
-        for cell in (*every, *experiment.every_cell(experiment.methods, seeds)):
-            known |= dict.fromkeys(_names(cell))
-        for name in settings:
-            check_choice("experiment", "--settings", name, known)
-        asked, there = set(settings), set(cells)
-        cells = [cell for cell in every if not asked.isdisjoint(_names(cell)[cell not in there :])]
-    if not cells:
-        of = "" if settings is None else f" of {', '.join(settings)}"
-        raise InputError(
-            f"experiment: expected --methods and --settings with a cell to run; {experiment.name} has none{of} with "
-            f"{', '.join(methods)}. Name other ones."
-        )
-    return cells
-
-
-def _unused(asked: Sequence[str], cells: Sequence[Cell]) -> list[str]:
-    """What is said of methods that were asked for by name and have nothing to do."""
-    without = [method for method in asked if all(cell.method != method for cell in cells)]
-    return [f"Without {', '.join(without)}: no cell of what was asked for has them at this scale."] if without else []
-
-
 def _of_the_library(cells: Sequence[Cell]) -> list[str]:
     """The methods of cells that are those of ipfast, and not an experiment's own, such as keeping all samples."""
     return [name for name in dict.fromkeys(cell.method.removesuffix(":all") for cell in cells) if name in METHODS]
-
-
-def _names(cell: Cell) -> tuple[str, str, str]:
-    """Under which --settings a cell is."""
-    return cell.part, cell.setting, f"{cell.part}/{cell.setting}"
 
 
 def _make_folder(folder: Path) -> None:
@@ -228,8 +194,8 @@ def _run_cells(
     for setting in dict.fromkeys(cell.setting for cell in pending):
         if pins.has(setting):  # before hours of cells of others
             pins.compare(setting, digests(setting))
-    about = _about(experiment)
-    _require_same_machine(experiment, pending, ledger.finished, about)
+    about = describe_machine(experiment)
+    require_same_machine(experiment, pending, ledger.finished, about)
     with tqdm(total=len(pending), unit=" cells", disable=not experiment.surroundings.progress, smoothing=0) as bar:
         for place, cell in enumerate(pending):
             if minutes is not None and monotonic() - started >= 60 * minutes:
@@ -267,48 +233,6 @@ def _left(pending: Sequence[Cell], finished: Mapping[Cell, Record]) -> str:
         if total < 6000
         else f"about {total / 3600:.1f} h"
     )
-
-
-def _about(experiment: Experiment) -> dict[str, Any]:
-    """What figures depend on beside the recipe; no names of hosts or paths."""
-    packages = {"ipfast": ipfast.__version__, "torch": torch.__version__}
-    for package in ("numpy", "scikit-learn"):
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    name, arithmetic, device = "cpu", "float64", experiment.surroundings.device
-    if experiment.trains_networks:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-        arithmetic = "bfloat16" if narrow(device) else "float32"
-    return {"device": name, "arithmetic": arithmetic, "threads": torch.get_num_threads(), "versions": packages}
-
-
-def _require_same_machine(
-    experiment: Experiment, pending: Sequence[Cell], finished: Mapping[Cell, Record], about: Mapping[str, Any]
-) -> None:
-    """Refuse to go on with cells that are compared by pairs on another device, in another arithmetic, or on a processor with
-    another number of threads, each of which changes the order of sums: networks that are trained there differ.
-
-    Raises:
-        InputError: that. Of cells of versions that did not note it the arithmetic is not known, nor compared.
-    """
-    before: dict[Hashable, list[Mapping[str, Any]]] = {}
-    for cell, record in finished.items():
-        before.setdefault(experiment.compared(cell), []).append(record.about)
-    names = ["device", "arithmetic", *(["threads"] if about["device"] == "cpu" else [])]
-    for cell in pending:
-        key = experiment.compared(cell)
-        there = [] if key is None else before.get(key, [])
-        for name in names:
-            other = next((each[name] for each in there if each.get(name, about[name]) != about[name]), None)
-            if other is None:
-                continue
-            mend = "Set OMP_NUM_THREADS to that number" if name == "threads" else "Choose another --device"
-            raise InputError(
-                f"experiment: expected to go on with {cell.part}/{cell.setting} on the {name} of the finished cells that it is "
-                f"compared with by pairs, {other!r}; here it is {about[name]!r}. {mend}, or choose another --out."
-            )
 
 
 def _publish(experiment: Experiment, records: Records, folder: Path) -> list[str]:
