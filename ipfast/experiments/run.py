@@ -196,7 +196,9 @@ def _run_cells(
             pins.compare(setting, digests(setting))
     about = describe_machine(experiment)
     require_same_machine(experiment, pending, ledger.finished, about)
-    with tqdm(total=len(pending), unit=" cells", disable=not (experiment.surroundings.progress and pending), smoothing=0) as bar:
+    with tqdm(
+        total=len(pending), unit=" cells", disable=not (experiment.surroundings.progress and pending), smoothing=0
+    ) as bar:
         for place, cell in enumerate(pending):
             if minutes is not None and monotonic() - started >= 60 * minutes:
                 break
