@@ -33,6 +33,11 @@ def check_evaluation_mode(where: str, model: nn.Module) -> None:
                 f"{where}: expected model in eval mode; {name or 'it'} ({type(module).__name__}) is in train mode, where "
                 "scores would depend on chance or on the other samples of a batch. Call model.eval() first."
             )
+        if getattr(module, "scale_grad_by_freq", False):
+            raise InputError(
+                f"{where}: expected model to treat each sample alone; {name or 'it'} ({type(module).__name__}) divides its "
+                "gradient by how often an index is in the batch. Set its scale_grad_by_freq to False."
+            )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise InputError(
                 f"{where}: expected model to treat each sample alone; {name or 'it'} ({type(module).__name__}) keeps no "

@@ -7,17 +7,22 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .arguments import BATCH_SIZE, check_params, default_loss, known_loss
 from .checks import check_no_overwriting, positive_integer, usable_device
-from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors
+from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors, fingerprint
 from .data import open_source
 from .data.writers import check_output
 from .engines import TOKENS
+from .engines.autocast import without_autocast
 from .errors import InputError
 from .groups import HeadQueryMaker, NetworkJob, groups
 from .impacts import get_impact
+from .losses import loss_name
 from .methods import Control, Method, get_method
 from .network_score import NetworkRun
 from .opening import open_head, open_network, trainable
@@ -26,6 +31,7 @@ from .registry import check_choice
 
 
 @torch.inference_mode(False)  # in which nothing has derivatives
+@without_autocast
 def fit(
     model: Any,
     train: Any,
@@ -79,7 +85,16 @@ def fit(
     source = open_source(where, "train", train, batch_size=size, labels_key=labels_key)
     journal = None
     if output is not None:
-        about = {"curvature": repr(chosen.curvature), "params": params, "loss": str(loss), "samples": source.rows}
+        about = {
+            "curvature": repr(chosen.curvature),
+            "params": params,
+            "head": head,
+            "include_bias": include_bias,
+            "loss": loss if isinstance(loss, str) else loss_name(loss),
+            "tokens": tokens,
+            "samples": source.rows,
+            "first sample": fingerprint(_first_of(source.first(size)), {}),
+        }
         journal = Journal(where, output.with_suffix(".part"), json.dumps(about, default=list))
     passes = Passes(where, chosen.name, progress, source.rows, journal)
     impact = get_impact(where, "utility")
@@ -119,6 +134,13 @@ def fit(
     if journal is not None:
         journal.remove()
     return fitted
+
+
+def _first_of(batch: Any) -> dict[str, Tensor]:
+    """The numbers of the first sample of a batch, by which data are known again."""
+    leaves = (leaf if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in tree_leaves(batch))
+    numbers = (leaf for leaf in leaves if isinstance(leaf, Tensor) or leaf.dtype.kind in "biuf")
+    return {str(place): torch.as_tensor(leaf[:1] if leaf.ndim else leaf) for place, leaf in enumerate(numbers)}
 
 
 def _storable(where: str, method: Method | Control) -> Method:

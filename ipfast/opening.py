@@ -36,8 +36,14 @@ def open_head(
     check: bool,
 ) -> HeadEngine:
     """The last layer of a model, found by running it on the first batch of `finder` where `head` does not name it."""
-    first = None if finder is None else lambda: next(iter(finder.batches(batch_size)))[0]
+    first = None if finder is None else lambda: finder.first(batch_size)[0]
     last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
+    if last.class_weight is not None and isinstance(loss, str) and loss == "auto":
+        raise InputError(
+            f"{where}: expected loss, since the estimator was fitted with class_weight={last.class_weight!r}, of which the "
+            f"loss here knows nothing; got 'auto'. Pass loss={last.loss!r} for losses without weights, or one of ipfast.losses "
+            "with a weight for each class."
+        )
     return HeadEngine(
         where,
         last,
@@ -48,6 +54,7 @@ def open_head(
         device=device,
         tokens=tokens,
         precision=precision,
+        check=check,
     )
 
 

@@ -22,6 +22,7 @@ from .arguments import (
 from .checks import check_no_overwriting, check_precision, positive_integer, usable_device
 from .data import Source, open_source
 from .engines import TOKENS, HeadEngine
+from .engines.autocast import without_autocast
 from .errors import InputError
 from .groups import HeadQueryMaker, NetworkJob, Validation, groups, open_validation, with_impact
 from .hygiene import check_features
@@ -35,6 +36,7 @@ from .terms import Term
 
 
 @torch.inference_mode(False)  # in which nothing has derivatives
+@without_autocast
 def query(
     model: Any,
     val: Any = None,

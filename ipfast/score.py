@@ -27,6 +27,7 @@ from .curvature import Passes
 from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
 from .engines import ENGINES, TOKENS
+from .engines.autocast import without_autocast
 from .errors import InputError, IpfastWarning
 from .groups import NetworkJob, open_validation, validation_sets, with_impact
 from .head_score import head_scores
@@ -42,6 +43,7 @@ from .streaming import Result
 
 
 @torch.inference_mode(False)  # in which nothing has derivatives
+@without_autocast
 def score(
     model: Any,
     train: Any,

@@ -14,6 +14,7 @@ from .checks import check_precision, usable_device
 from .combine import by_deviation, deviations, weighted_sum
 from .data.sources import split_batch
 from .engines import HeadEngine, TokenLabels
+from .engines.autocast import without_autocast
 from .engines.outputs import samples
 from .errors import InputError, InputTypeError
 from .groups import Group, GroupScorer, NetworkGroup, NetworkJob, NetworkScorer, groups, network_groups
@@ -93,6 +94,8 @@ class Scorer:
             )
             self._scores = _OfNetwork(query, NetworkJob(where, network, engine="auto", batch_size=None), group)
 
+    @torch.inference_mode(False)  # in which nothing has derivatives
+    @without_autocast
     def __call__(self, batch: Any) -> Tensor:
         """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
         return self._scores(batch)

@@ -43,7 +43,7 @@ ALLOWED = {
     },
     "fit": {
         *("arguments", "opening", "network_score"),
-        *("groups", "curvature", "methods", "impacts", "points", "data", "engines"),
+        *("groups", "curvature", "methods", "impacts", "losses", "points", "data", "engines"),
     },
     "scores": {"data"},  # the readers and writers of score files
     "hygiene": {"losses", "data", "engines"},  # a look at a few samples before a run

@@ -28,9 +28,9 @@ FACTORS: dict[str, type[StoredFactors]] = {
 CURVATURES: dict[str, type[Curvature]] = {kind.__name__: kind for kind in (Exact, EKFAC, Arnoldi, Source)}
 
 
-def fingerprint(values: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors: their names, dtypes, shapes and bits."""
-    digest = hashlib.sha256()
+def fingerprint(values: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """SHA-256 of named tensors, their names, dtypes, shapes and bits, and of what else a curvature depends on, as JSON."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, value in sorted(values.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -75,8 +75,8 @@ class Fitted(Curvature):
         kept = self.kept.get(key)
         if kept is None:
             raise InputError(
-                f"{where}: expected the model, the parameters and the points that the curvature was fitted at; its factors are "
-                "of other values. Fit it again with ipfast.fit."
+                f"{where}: expected the model, params, loss, tokens and points that the curvature was fitted for; its factors "
+                "are of others. Fit it again with ipfast.fit."
             )
         tensors = {name: value.to(device) for name, value in kept.tensors.items()}
         return FACTORS[kept.kind].restored(where, tensors, kept.about, dict(kept.stats))

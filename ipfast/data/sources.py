@@ -38,6 +38,10 @@ class Source(ABC):
     def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
         """(inputs, labels) in order; `size` rows each where the source does not come with its own batches."""
 
+    def first(self, size: int) -> tuple[Any, Any]:
+        """The first of `batches`, which gives it again when it is read next."""
+        return next(self.batches(size))
+
     @abstractmethod
     def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
         """(inputs, labels) of the first few samples, read twice; None for a stream, which may be read only once."""
@@ -74,6 +78,7 @@ class LoaderSource(Source):
 
     def __init__(self, where: str, argument: str, loader: DataLoader[Any], labels_key: str = "labels") -> None:
         self.where, self.argument, self.loader, self.labels_key = where, argument, loader, labels_key
+        self._begun: tuple[tuple[Any, Any], Iterator[tuple[Any, Any]]] | None = None  # a stream that has been looked at
         sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
         # Where the data set makes the batches, or a batch sampler of the user's own, the lengths known here are not N.
         countable = loader.batch_size is not None and not isinstance(loader.dataset, IterableDataset)
@@ -92,15 +97,39 @@ class LoaderSource(Source):
             )
 
     def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
+        if self._begun is None:
+            yield from self._read()
+        else:
+            (first, rest), self._begun = self._begun, None
+            yield first
+            yield from rest
+
+    def first(self, size: int) -> tuple[Any, Any]:
+        if self._begun is None:
+            rest = self._read()
+            first = next(rest, None)
+            if first is None:
+                raise InputError(f"{self.where}: expected at least one sample in {self.argument}; it is empty.")
+            if not self._once():
+                return first
+            self._begun = first, rest
+        return self._begun[0]
+
+    def _read(self) -> Iterator[tuple[Any, Any]]:
         for batch in self.loader:
             yield split_batch(self.where, self.argument, batch, self.labels_key)
+
+    def _once(self) -> bool:
+        """Whether it may be that it can be read only once."""
+        order: Any = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
+        return isinstance(self.loader.dataset, IterableDataset) or any(iter(one) is one for one in (order, self.loader.sampler))
 
     def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
         """Through a loader like the user's, whose own random numbers and workers stay untouched."""
         loader = self.loader
-        order: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-        if isinstance(loader.dataset, IterableDataset) or any(iter(one) is one for one in (order, loader.sampler)):
+        if self._once():
             return None
+        order: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         first = next(iter(order), None)
         if first is None:
             return None

@@ -58,6 +58,7 @@ class HeadEngine:
         device: where scores are computed; None: where the model is, or where the features are.
         tokens: what a sample of token data is, one of TOKENS.
         precision: of the products of `dot` and `norm`, as in ops.head_dot; logits and losses are exact.
+        check: hold the head's outputs to W h + b on the first batch that goes through a backbone.
     """
 
     name = "head"
@@ -74,7 +75,9 @@ class HeadEngine:
         device: torch.device | None,
         tokens: str = "mean",
         precision: str | None = None,
+        check: bool = True,
     ) -> None:
+        self._unchecked = check
         self.where, self.last, self.loss = where, last, loss
         self.backend, self.include_bias = backend, include_bias and last.bias is not None
         self.batch_size, self.device, self.precision = batch_size, device, precision
@@ -190,7 +193,7 @@ class HeadEngine:
         if isinstance(source, ArraySource) and self.last.backbone is None:
             size = math.ceil(tokens / max(source.inputs.shape[1], 1))
         for inputs, labels in source.batches(size):
-            h = self._place(self.last.features(self.where, inputs))
+            h = self._place(self._features(inputs))
             if not isinstance(source, ArraySource):
                 y = self.batch_labels(f"{argument} batch from row {start}", labels, h)
             elif h.dim() == 3 and labels.shape[:2] != h.shape[:2]:
@@ -211,7 +214,7 @@ class HeadEngine:
 
     def batch(self, argument: str, inputs: Any, labels: Any) -> tuple[Tensor, Labels]:
         """Features and labels of one batch alone, where scores are computed."""
-        h = self._place(self.last.features(self.where, inputs))
+        h = self._place(self._features(inputs))
         self._note(argument, h.dim() == 3)
         y = self.batch_labels(argument, labels, h).to(h.device)
         return (h, y) if h.dim() == 2 else counted_tokens(h, y, self.tokens)
@@ -221,6 +224,11 @@ class HeadEngine:
         if h.dim() == 3:
             return self.token_labels(argument, labels, (h.shape[0], h.shape[1]))
         return self.labels(argument, labels, len(h))
+
+    def _features(self, inputs: Any) -> Tensor:
+        """Of a batch, of which the first shows whether the head is what it is taken for."""
+        check, self._unchecked = self._unchecked, False
+        return self.last.features(self.where, inputs, check=check)
 
     def _place(self, h: Tensor) -> Tensor:
         weight = self.last.weight.device
@@ -369,6 +377,9 @@ def _collect(batches: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[tu
     for h, y in batches:
         if features is None or labels is None:
             features, labels = h.new_empty((size, *h.shape[1:])), y.new_empty((size, *y.shape[1:]))
+        kind = torch.promote_types(labels.dtype, y.dtype)  # numbers that a batch has as integers the next may have as floats
+        if kind != labels.dtype:
+            labels = labels.to(kind)
         taken = 0
         while taken < len(h):
             count = min(size - filled, len(h) - taken)

@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from ..checks import check_evaluation_mode, check_finite_parameters
 from ..data.files import read_head, read_head_name
 from ..errors import InputError, InputTypeError
+from .autocast import callers_autocast
 from .estimators import EstimatorLabels, is_estimator, read_estimator, read_penalty
 from .outputs import call_arguments, logits_in, moved
+
+LINEAR = 0.02
+"""Of the norm of W h + b, by which a head's outputs may differ from it: more than the rounding of bfloat16, which a model may
+compute in, and less than what another function makes of it."""
+LINEAR_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class LastLayer:
         loss: what the model was trained with, where it says so (scikit-learn), else None.
         encode: labels as the user has them -> labels as the loss takes them; None: unchanged.
         l2: λ of (λ/2)‖W‖² beside the sum of the losses, where the model says so (scikit-learn).
+        class_weight: by which the losses of the classes were weighted, where the model says so (scikit-learn).
         parameters: what weight and bias are called in the model that the head is from; tied ones have their first name.
     """
 
@@ -39,6 +46,7 @@ class LastLayer:
     loss: str | None = None
     encode: EstimatorLabels | None = None
     l2: float = 0.0
+    class_weight: Any = None
     parameters: tuple[str, str] = ("weight", "bias")
 
     @property
@@ -84,28 +92,71 @@ class LastLayer:
         backbone = None if self.backbone is None else module
         return replace(self, weight=linear.weight.detach(), bias=_bias(linear), backbone=backbone)
 
-    def features(self, where: str, inputs: Any) -> Tensor:
-        """h [B, d] of a batch, or [B, T, d] of tokens; the backbone runs once, under inference_mode."""
+    def features(self, where: str, inputs: Any, *, check: bool = False) -> Tensor:
+        """h [B, d] of a batch, or [B, T, d] of tokens; the backbone runs once, under inference_mode.
+
+        With `check` the head's outputs must be W h + b.
+        """
         if self.backbone is None:
             if isinstance(inputs, tuple):
                 raise InputError(
                     f"{where}: expected batches (features, labels) for a linear head; got {len(inputs)} inputs a batch."
                 )
-            return _rows(where, torch.as_tensor(inputs), self.width)
-        head = self.backbone.get_submodule(self.name)
-        seen: list[Tensor] = []
-        handle = head.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
-        try:
-            with torch.inference_mode():
-                _run(self.backbone, inputs)
-        finally:
-            handle.remove()
-        if len(seen) != 1:
+            return _rows(where, torch.as_tensor(inputs).detach(), self.width)
+        calls, _ = _head_calls(self.backbone, self.name, inputs)
+        if len(calls) != 1:
             raise InputError(
-                f"{where}: expected the head {self.name!r} to be called once a batch; it was called {len(seen)} times. "
+                f"{where}: expected the head {self.name!r} to be called once a batch; it was called {len(calls)} times. "
                 "Scores of its parameters need one call; name another layer with head=."
             )
-        return _rows(where, seen[0].detach(), self.width)
+        (h, z), *_ = calls
+        if check:
+            self.require_linear(where, h, z)
+        return _rows(where, h, self.width)
+
+    def require_linear(self, where: str, h: Tensor, z: Tensor) -> None:
+        """Refuse a head whose outputs z are not W h + b."""
+        rows, found = h.reshape(-1, h.shape[-1])[:LINEAR_ROWS], z.reshape(-1, z.shape[-1])[:LINEAR_ROWS].double()
+        weight, bias = self.weight.double(), None if self.bias is None else self.bias.double()
+        expected = nn.functional.linear(rows.to(weight.device).double(), weight, bias).to(found.device)
+        if not bool(((found - expected).norm() <= LINEAR * expected.norm()).all()) and bool(torch.isfinite(expected).all()):
+            of = f"the layer {self.name!r}" if self.name else "the nn.Linear"
+            raise InputError(
+                f"{where}: expected outputs W h + b of the head; those of {of} differ from it by {_apart(found, expected):.2g} "
+                "of their size, so a subclass, a hook or an operation in place makes something else of them, whose gradient is "
+                "another one. End the model with a plain nn.Linear, or score with params=, which takes any network."
+            )
+
+
+def _head_calls(model: nn.Module, name: str, inputs: Any) -> tuple[list[tuple[Tensor, Tensor]], Any]:
+    """(what goes into the head and what comes out of it, call by call; the model's output) of a batch."""
+    calls: list[tuple[Tensor, Tensor]] = []
+
+    def after(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> None:
+        calls.append((taken.pop(), output))
+
+    # A copy, since the model may change its features in place afterwards.
+    taken: list[Tensor] = []
+
+    def before(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        value = arguments[0] if arguments else keywords["input"]
+        taken.append(value.detach().clone())
+
+    head = model.get_submodule(name)
+    handles = [
+        head.register_forward_pre_hook(before, with_kwargs=True),
+        head.register_forward_hook(after, with_kwargs=True),
+    ]
+    try:
+        with torch.inference_mode():
+            return calls, _run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(torch.float64).tiny))
 
 
 def _rows(where: str, h: Tensor, width: int) -> Tensor:
@@ -125,7 +176,8 @@ def _run(model: nn.Module, inputs: Any) -> Any:
     """The model's output on a batch, moved to where the model is."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     arguments, keywords = call_arguments(moved(inputs, device))
-    return model(*arguments, **keywords)
+    with callers_autocast():
+        return model(*arguments, **keywords)
 
 
 def logits_of(model: nn.Module, inputs: Any) -> Tensor | None:
@@ -151,16 +203,27 @@ def find_last_layer(
         model, origin = read_head(where, model), read_head_name(where, model)
     if is_estimator(model):
         weight, bias, loss, encode = read_estimator(where, model)
-        last = LastLayer(weight, bias, loss=loss, encode=encode, l2=read_penalty(model))
+        last = LastLayer(
+            weight, bias, loss=loss, encode=encode, l2=read_penalty(model), class_weight=getattr(model, "class_weight", None)
+        )
     elif isinstance(model, nn.Linear):
         names = (f"{origin}.weight", f"{origin}.bias") if origin else ("weight", "bias")
+        h, z = _tried(model)  # before the weight is read, which a hook may compute
         last = LastLayer(model.weight.detach(), _bias(model), parameters=names)
+        if check:
+            last.require_linear(where, h, z)
     elif isinstance(model, nn.Module):
         if check:
             check_evaluation_mode(where, model)
-        name = head if head is not None else _find_by_running(where, model, first_inputs)
+        inputs = None if first_inputs is None or head is not None else first_inputs()
+        name = head if head is not None else _find_by_running(where, model, inputs)
         linear = _linear_called(where, model, name)
         last = LastLayer(linear.weight.detach(), _bias(linear), model, name, parameters=_parameter_names(model, name, linear))
+        if check and head is None:
+            calls, output = _head_calls(model, name, inputs)
+            logits = logits_in(output)
+            assert logits is not None  # by which the head was found
+            last.require_linear(where, calls[-1][0], logits)
     else:
         raise InputTypeError(
             f"{where}: expected model to be an nn.Module that ends in an nn.Linear, an nn.Linear on features, or a fitted "
@@ -169,6 +232,14 @@ def find_last_layer(
     if check:
         check_finite_parameters(where, weight=last.weight, bias=last.bias)
     return last
+
+
+def _tried(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Some features, and what the layer makes of them."""
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(4, linear.in_features, generator=generator).to(linear.weight)
+    with torch.inference_mode():
+        return h, linear(h)
 
 
 def _bias(linear: nn.Linear) -> Tensor | None:
@@ -198,8 +269,8 @@ def _linear_called(where: str, model: nn.Module, name: str) -> nn.Linear:
     return module
 
 
-def _find_by_running(where: str, model: nn.Module, first_inputs: Callable[[], Any] | None) -> str:
-    if first_inputs is None:
+def _find_by_running(where: str, model: nn.Module, inputs: Any) -> str:
+    if inputs is None:
         raise InputError(f"{where}: expected head to name the model's last linear layer, since there is no data to find it.")
     calls: list[tuple[str, int, int]] = []
 
@@ -211,7 +282,7 @@ def _find_by_running(where: str, model: nn.Module, first_inputs: Callable[[], An
     ]
     try:
         with torch.inference_mode():
-            logits = logits_of(model, first_inputs())
+            logits = logits_of(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -288,6 +288,12 @@ def in_full(z: Tensor) -> Tensor:
 def scored_names(where: str, model: nn.Module, params: str | Sequence[str]) -> list[str]:
     """Names of the scored parameters, in the model's order; tied ones have their first name."""
     named = {name: value for name, value in model.named_parameters() if value.dtype.is_floating_point}
+    imaginary = next((name for name, value in model.named_parameters() if value.dtype.is_complex), None)
+    if imaginary is not None and params in ("all", "trainable"):
+        raise InputTypeError(
+            f"{where}: expected real parameters with params={params!r}; {imaginary} is complex, and has no score. Name the "
+            "parameters to score with patterns."
+        )
     if params == "all":
         names = list(named)
     elif params == "trainable":
@@ -335,9 +341,10 @@ def _every(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _shared_copy(model: nn.Module) -> nn.Module:
-    """The module structure anew, around the same tensors; the model itself where it cannot be copied."""
+    """The module structure anew, around the same parameters and copies of the buffers, which a forward pass may change; the
+    model itself where it cannot be copied."""
     memo: dict[int, Any] = {id(tensor): tensor for _, tensor in _every(model)}
-    memo |= {id(tensor): tensor for _, tensor in model.named_buffers(remove_duplicate=False)}
+    memo |= {id(tensor): tensor.clone() for _, tensor in model.named_buffers()}
     try:
         return copy.deepcopy(model, memo)
     except Exception:  # whatever a module's attributes raise; functional_call alone restores them too

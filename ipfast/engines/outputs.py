@@ -48,7 +48,7 @@ def logits_of_output(where: str, model: nn.Module, output: Any) -> Tensor:
             f"{where}: expected the model to return logits, an object with .logits, or a tuple that starts with them; "
             f"{type(model).__name__} returned a {type(output).__name__}. Pass a loss (model, batch) -> [B] instead."
         )
-    return z
+    return z[:, None] if z.dim() == 1 else z
 
 
 def samples(inputs: Any) -> int | None:

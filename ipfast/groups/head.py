@@ -89,7 +89,11 @@ def _state(engine: HeadEngine, point: Point) -> Mapping[str, Tensor]:
     if point.mask is None:
         return state
     parameters = {name: state[name] for name, value in module.named_parameters() if value.dtype.is_floating_point}
-    return {**state, **point.mask.masked(parameters)}
+    masked = point.mask.masked(parameters)
+    # Tied parameters are in a state under all their names, of which the last one loaded holds.
+    first = {id(value): name for name, value in module.named_parameters()}
+    tied = {name: first[id(value)] for name, value in module.named_parameters(remove_duplicate=False)}
+    return {**state, **{name: masked[other] for name, other in tied.items() if other in masked}}
 
 
 def _member(where: str, last: LastLayer, mask: Mask | None) -> Member:

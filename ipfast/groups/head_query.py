@@ -13,6 +13,7 @@ from .. import ops
 from ..curvature import HeadProblem, fingerprint
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
+from ..losses import loss_name
 from ..points import Mask
 from ..terms import Dot, Term
 from .head import Group
@@ -127,7 +128,9 @@ class HeadQueryMaker(QueryMaker[Group]):
 
     def key(self, group: Group, index: int) -> str:
         member = group.members[index]
-        return fingerprint({"weight": member.dense()} | ({} if member.bias is None else {"bias": member.bias}))
+        engine = group.engine
+        about = {"loss": loss_name(engine.loss), "tokens": engine.tokens, "bias": engine.include_bias}
+        return fingerprint({"weight": member.dense()} | ({} if member.bias is None else {"bias": member.bias}), about)
 
     def _problem(self, group: Group, index: int) -> HeadProblem:
         assert self.train is not None  # score and query have asked for it
@@ -219,9 +222,9 @@ class HeadQueryMaker(QueryMaker[Group]):
                 assert bias_gradient is not None
                 divisor = int(rows_seen[q]) if impact.additive else 1
                 pair = gradient / divisor, bias_gradient / divisor
-                mask, dropped = group.points[t].mask, group.members[t].dropped
-                if mask is not None and mask.chain and dropped is not None:
-                    pair = _through_mask(*pair, mask, dropped, engine.last.parameters[1])
+                mask = group.points[t].mask
+                if mask is not None and mask.chain:
+                    pair = _through_mask(*pair, mask, *engine.last.parameters)
                 norms.append(float(torch.sqrt(pair[0].square().sum() + pair[1].square().sum())))
                 if not torch.isfinite(pair[0]).all():
                     raise InputError(
@@ -237,11 +240,11 @@ class HeadQueryMaker(QueryMaker[Group]):
 
 
 def _through_mask(
-    gradient: Tensor, bias_gradient: Tensor, mask: Mask, dropped: Tensor, bias_name: str
+    gradient: Tensor, bias_gradient: Tensor, mask: Mask, weight_name: str, bias_name: str
 ) -> tuple[Tensor, Tensor]:
     """The query that gives ⟨m∘G, m∘∇ℓ⟩ = ⟨m²∘G, ∇ℓ⟩ with m = scale·(1 − D): gradients through the mask."""
     gradient = (gradient * mask.scale**2).contiguous()
-    gradient.view(-1)[dropped.to(gradient.device)] = 0
+    gradient.view(-1)[mask.dropped(weight_name, tuple(gradient.shape)).to(gradient.device)] = 0
     if mask.bias:
         bias_gradient = bias_gradient * mask.scale**2
         bias_gradient[mask.dropped(bias_name, tuple(bias_gradient.shape)).to(bias_gradient.device)] = 0

@@ -15,7 +15,7 @@ from ..curvature import NetworkProblem, fingerprint
 from ..engines.network import Parameters, gradients_of
 from ..engines.outputs import rows_of, samples
 from ..errors import InputError
-from ..losses import Loss
+from ..losses import Loss, loss_name
 from ..terms import NetworkDot, Term
 from .network import NetworkGroup
 from .query_maker import QueryMaker
@@ -78,7 +78,8 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
 
     def key(self, group: NetworkGroup, index: int) -> str:
         network = group.job.network
-        return fingerprint({**network.every(), **network.buffers(), **group.parameters[index]})
+        about = {"loss": loss_name(network.loss), "tokens": network.tokens, "scored": list(network.parameters)}
+        return fingerprint({**network.every(), **network.buffers(), **group.parameters[index]}, about)
 
     def _problem(self, group: NetworkGroup, index: int) -> NetworkProblem:
         assert self.train is not None  # score and query have asked for it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InputTypeError
-from .base import Loss
+from .base import Loss, loss_name
 from .bce_with_logits import BCEWithLogits
 from .cross_entropy import CrossEntropy
 from .mse import MSE
@@ -22,4 +22,4 @@ def get_loss(where: str, loss: str | Loss) -> Loss:
     return LOSSES.get(where, loss)()
 
 
-__all__ = ["LOSSES", "MSE", "BCEWithLogits", "CrossEntropy", "Loss", "get_loss"]
+__all__ = ["LOSSES", "MSE", "BCEWithLogits", "CrossEntropy", "Loss", "get_loss", "loss_name"]

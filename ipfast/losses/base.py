@@ -56,6 +56,13 @@ class Loss(ABC):
         return dict(self.__dict__)
 
 
+def loss_name(loss: Any) -> str:
+    """What tells a loss from others in a file: its class and arguments, or the name of a function of the user's own."""
+    if isinstance(loss, Loss):
+        return f"{type(loss).__name__}({', '.join(f'{name}={value!r}' for name, value in sorted(loss.options().items()))})"
+    return f"{getattr(loss, '__module__', '')}.{getattr(loss, '__qualname__', type(loss).__qualname__)}"
+
+
 def class_vector(where: str, argument: str, value: Any) -> tuple[float, ...] | None:
     """Factors [C], one a class, from a tensor, an array or a list, as a tuple of floats."""
     if value is None:

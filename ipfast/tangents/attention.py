@@ -44,8 +44,8 @@ def attention(
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits.add_(mask)
     p = torch.softmax(logits, dim=-1)
-    if mask is not None and mask.dtype == torch.bool:
-        p = p.masked_fill_(~mask.any(dim=-1, keepdim=True), 0)  # a row that sees nothing attends to nothing
+    if mask is not None:  # a row that sees nothing attends to nothing
+        p = p.masked_fill_(torch.isneginf(logits.amax(dim=-1, keepdim=True)), 0)
     output = p @ v
     tangent = None if dv is None else p @ dv
     moved: Tensor | None = None

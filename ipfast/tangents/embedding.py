@@ -21,7 +21,7 @@ def embedding(
     sparse: bool = False,
 ) -> Any:
     w, dw = parts(weight)
-    if dw is None or max_norm is not None:
+    if dw is None or max_norm is not None or scale_grad_by_freq:
         return NotImplemented
     tangent = F.embedding(input, dw)
     if padding_idx is not None:

@@ -193,9 +193,9 @@ def test_factors_of_another_model_are_refused():
     fitted = ipfast.fit(model, TRAIN, method="ekfac", params="all")
     with torch.no_grad():
         model[0].bias[0] += 1e-12
-    with pytest.raises(ipfast.InputError, match="the parameters and the points that the curvature was fitted at"):
+    with pytest.raises(ipfast.InputError, match="the model, params, loss, tokens and points that the curvature was fitted for"):
         ipfast.score(model, TRAIN, VAL, method=fitted, params="all", progress=False)
-    with pytest.raises(ipfast.InputError, match="was fitted at"):
+    with pytest.raises(ipfast.InputError, match="was fitted for"):
         ipfast.score(network(), TRAIN, VAL, method=Method(ipfast.Dropout(2), fitted), params="all", progress=False)
 
 

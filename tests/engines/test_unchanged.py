@@ -92,8 +92,8 @@ def in_place(rows=9):
 
 @pytest.mark.parametrize("engine", ["forward", "ghost"])
 def test_what_does_not_change_runs_once_a_batch(engine):
-    model, x, y = in_place()
-    train, val = (x[:6], y[:6]), (x[6:], y[6:])
+    model, x, y = in_place(15)  # a batch of 12, more than a plan is checked on
+    train, val = (x[:12], y[:12]), (x[12:], y[12:])
     query = ipfast.query(model, val, method=ipfast.Method(points=ipfast.Dropout(MEMBERS, 0.2)), params=["middle"])
     network = Network("test", model, CrossEntropy(), params=["middle"])
     assert [type(module) for module in Unchanged(network).modules] == [Counted, Counted, Counted, nn.Linear]
@@ -101,7 +101,7 @@ def test_what_does_not_change_runs_once_a_batch(engine):
     scores = ipfast.score(model, train, query, engine=engine, check=False, progress=False)
     assert_relative(scores.values, expected(model, train, val, lambda name: name.startswith("middle")), FLOAT64_RELATIVE)
     # `one` again for each member, since its output is changed in place; `two` once; `three` depends on what is scored.
-    assert Counted.runs.count(6) == MEMBERS + 1 + MEMBERS
+    assert Counted.runs.count(12) == MEMBERS + 1 + MEMBERS
 
 
 def test_a_scorer_has_one_group_of_all_members():
