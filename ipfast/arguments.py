@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from torch import nn
 
 from .engines import PARTS, SampleLoss
 from .errors import InputError, InputTypeError
@@ -16,14 +18,20 @@ BATCH_SIZE = 256
 """Samples that go through a backbone at once, where the data does not come in batches."""
 
 
-def check_params(where: str, params: Any) -> None:
-    """Refuse params that are neither a known word nor patterns."""
+def known_params(where: str, params: Any) -> str | list[str]:
+    """A known word, or patterns in a list; anything else is refused."""
     words = ("last", "all", "trainable")
+    if not isinstance(params, str) and not isinstance(params, Iterable):
+        raise InputTypeError(
+            f"{where}: expected params to be one of {', '.join(map(repr, words))}, or a list of patterns of parameter names; "
+            f"got {type(params).__name__}. Leave it out to score the last layer."
+        )
     if isinstance(params, str) and params not in words:
         raise InputTypeError(
             f"{where}: expected params to be one of {', '.join(map(repr, words))}, or a list of patterns of parameter names; "
             f"got {params!r}. Put a single pattern into a list."
         )
+    return params if isinstance(params, str) else list(params)
 
 
 def require_engine(where: str, params: str | Sequence[str], engine: str, head_only: Mapping[str, bool]) -> None:
@@ -70,6 +78,12 @@ def require_by(
 def known_loss(where: str, loss: str | Loss | SampleLoss, params: str | Sequence[str] = "last") -> str | Loss | SampleLoss:
     """The loss asked for, checked before a model runs; "auto" stays, since only the model can tell."""
     if params != "last" and callable(loss) and not isinstance(loss, (Loss, type)):
+        if isinstance(loss, nn.Module):
+            raise InputTypeError(
+                f"{where}: expected loss to be a name, an object of ipfast.losses, or a function (model, batch) -> [B] with a "
+                f"loss for each sample; got the module {type(loss).__name__}, which takes logits and gives their mean. Use "
+                "'cross_entropy', 'bce_with_logits' or 'mse'."
+            )
         return loss
     return loss if isinstance(loss, str) and loss == "auto" else get_loss(where, loss)  # type: ignore[arg-type]
 

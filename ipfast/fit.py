@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .arguments import BATCH_SIZE, check_params, default_loss, known_loss
+from .arguments import BATCH_SIZE, default_loss, known_loss, known_params
 from .checks import check_no_overwriting, positive_integer, usable_device
 from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors, fingerprint
 from .data import open_source
@@ -75,7 +75,7 @@ def fit(
     """
     where = "fit"
     chosen = _storable(where, get_method(where, method))
-    check_params(where, params)
+    params = known_params(where, params)
     check_choice(where, "tokens", tokens, TOKENS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
     loss = known_loss(where, loss, params)

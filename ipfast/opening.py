@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from .arguments import default_loss
 from .data import Source
@@ -75,6 +76,9 @@ def open_network(
             f"{where}: expected tokens='mean' or 'sum' with params={params!r}; got 'each', which is of the last layer. Use "
             "params='last'."
         )
+    model = getattr(model, "_orig_mod", model)  # torch.compile's, whose code knows no derivatives along a direction
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
     if isinstance(params, tuple):
         params = [f"^{re.escape(name)}$" for name in params]
     network = Network(where, model, loss, params=params, tokens=tokens or "mean", precision=precision, check=check)

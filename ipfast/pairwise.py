@@ -48,13 +48,13 @@ class Pairwise:
     def __call__(self, h: Tensor, y: Labels) -> Tensor:
         """[B, M] in the dtype of the computation."""
         assert isinstance(y, Tensor)
-        dtype = self.residuals[0].dtype
+        dtype = torch.promote_types(self.residuals[0].dtype, torch.float64 if h.dtype == torch.float64 else torch.float32)
         products = h.to(dtype) @ self.features.to(dtype).T
         if self.engine.include_bias:
             products += 1
         total: Tensor | None = None
         for weight, head, residuals in zip(self.weights, self.heads, self.residuals, strict=True):
-            part = self.engine.loss.residual(self.engine.logits(h, at=head), y) @ residuals.T
+            part = self.engine.loss.residual(self.engine.logits(h, at=head), y).to(dtype) @ residuals.to(dtype).T
             part = part if weight == 1 else part.mul_(weight)
             total = part if total is None else total.add_(part)
         assert total is not None

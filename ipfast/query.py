@@ -12,9 +12,9 @@ import torch
 from . import dispatch
 from .arguments import (
     BATCH_SIZE,
-    check_params,
     default_loss,
     known_loss,
+    known_params,
     require_engine,
     require_one_query,
     require_val,
@@ -85,7 +85,7 @@ def query(
     """
     where = "query"
     chosen = get_method(where, method)
-    check_params(where, params)
+    params = known_params(where, params)
     given = {"head": head is not None, "include_bias=False": not include_bias, f"backend={backend!r}": backend != "auto"}
     require_engine(where, params, "auto", given)
     check_choice(where, "tokens", tokens, TOKENS)

@@ -14,9 +14,9 @@ from torch import Tensor
 from . import dispatch
 from .arguments import (
     BATCH_SIZE,
-    check_params,
     default_loss,
     known_loss,
+    known_params,
     require_by,
     require_engine,
     require_one_query,
@@ -153,7 +153,7 @@ def score(
     [0.5, 0.0]
     """
     where = "score"
-    check_params(where, params)
+    params = known_params(where, params)
     check_choice(where, "engine", engine, ENGINES)
     check_choice(where, "backend", backend, dispatch.BACKENDS)
     check_choice(where, "tokens", tokens, TOKENS)

@@ -211,6 +211,14 @@ class Scores:
         if file.suffix != ".safetensors":
             names = {"index": np.arange(len(self))} if self.ids is None else {"id": self.ids}
             layers = self._layer_columns() if file.suffix != ".npy" else {}
+            named = self.queries or () if file.suffix != ".npy" else ()
+            for name in named:
+                longer = next((other for other in named if other.startswith(f"{name}, ")), None)
+                if longer is not None:  # parts of a layer are named so
+                    raise InputError(
+                        f"{where}: expected queries whose columns can be told apart; {longer!r} looks like a part of {name!r}. "
+                        "Save as .safetensors, or rename one of them."
+                    )
             return write_table(where, file, {**names, **self._columns(file.suffix), **layers})
         about = {
             "method": self.method,

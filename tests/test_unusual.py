@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from tolerances import FLOAT64_RELATIVE, assert_relative_to_largest
+from tolerances import FLOAT32_RELATIVE, FLOAT64_RELATIVE, assert_relative_to_largest
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import ipfast
 from ipfast import Dropout, Method
+from ipfast.curvature import passes
 
 N, M, D, C = 12, 6, 5, 3
 
@@ -388,3 +392,111 @@ def test_a_fitted_curvature_is_of_its_parameters_loss_and_bias():
     for options in ({"include_bias": False}, {"loss": ipfast.losses.CrossEntropy(label_smoothing=0.1)}):
         with pytest.raises(ipfast.InputError, match=words):
             ipfast.score(head, (X, y), (X_VAL, y_val), method=fitted, progress=False, **options)
+
+
+def test_what_an_interrupted_fit_has_left_is_of_its_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "KEPT_EVERY", 0.0)
+    model, out = seeded(lambda: nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, C))), tmp_path / "fit.safetensors"
+    journal = passes.Journal
+
+    class Stopping(journal):
+        def keep(self, *args, **options):
+            super().keep(*args, **options)
+            raise KeyboardInterrupt
+
+    def fit(x=X, **options):
+        return ipfast.fit(model, (x, Y), params="all", batch_size=4, out=out, progress=False, **options)
+
+    fits = sys.modules["ipfast.fit"]  # the function hides the module
+    monkeypatch.setattr(fits, "Journal", Stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fit(loss=ipfast.losses.CrossEntropy())
+    assert out.with_suffix(".part").exists()
+    monkeypatch.setattr(fits, "Journal", journal)
+    for options in ({"x": X + 1}, {"tokens": "sum"}, {"loss": ipfast.losses.CrossEntropy(label_smoothing=0.1)}):
+        with pytest.raises(ipfast.InputError, match="to be what this fit has left; it is of"):
+            fit(**{"loss": ipfast.losses.CrossEntropy(), **options})
+    fit(loss=ipfast.losses.CrossEntropy())  # another object of the same loss
+    assert not out.with_suffix(".part").exists()
+
+
+def test_arnoldi_takes_rounding_of_a_convex_loss_for_what_it_is():
+    """A softmax head has directions without curvature, whose eigenvalues are rounding of either sign."""
+    linear = seeded(lambda: nn.Linear(8, 4)).float()
+    x, y = numbers(40, 8).float(), torch.arange(40) % 4
+    found = ipfast.score(linear, (x, y), (x[:10], y[:10]), method="arnoldi", progress=False)
+    assert bool(torch.isfinite(found.values).all())
+    assert 1 < found.stats["curvature"][0]["of"]["rank"] <= 27  # (C − 1)(d + 1)
+
+
+# Files and arguments
+
+
+def test_queries_whose_columns_look_like_parts_of_others_are_not_written(tmp_path):
+    several = {"cats": (X_VAL, Y_VAL), "cats, dogs": (X_VAL, Y_VAL)}
+    scores = ipfast.score(seeded(lambda: nn.Linear(D, C)), (X, Y), several, progress=False)
+    with pytest.raises(ipfast.InputError, match="'cats, dogs' looks like a part of 'cats'"):
+        scores.save(tmp_path / "scores.csv")
+    scores.save(tmp_path / "scores.safetensors")
+    assert ipfast.Scores.load(tmp_path / "scores.safetensors").queries == ("cats", "cats, dogs")
+    with pytest.raises(ipfast.InputError, match="validation sets of different names; got 1, '1'"):
+        ipfast.score(seeded(lambda: nn.Linear(D, C)), (X, Y), {1: (X_VAL, Y_VAL), "1": (X_VAL, Y_VAL)}, progress=False)
+
+
+@pytest.mark.parametrize("ids", [[7, 3, 12], ["007", "3", "12"], ["a", "3", "12"]])
+def test_ids_of_a_table_are_those_that_were_written(ids, tmp_path):
+    ipfast.Scores(torch.rand(3), "ip", "head", "reference", {}, np.asarray(ids)).save(tmp_path / "scores.csv")
+    assert ipfast.Scores.load(tmp_path / "scores.csv").ids.tolist() == ids
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 and more"])
+def test_checkpoints_that_are_none_are_named(content, tmp_path):
+    file = tmp_path / "epoch.pt"
+    file.write_bytes(content)
+    method = Method(points=ipfast.Checkpoints([file]))
+    with pytest.raises(ipfast.InputError, match=r"files of tensors; .*epoch\.pt' cannot be read"):
+        ipfast.score(seeded(lambda: nn.Linear(D, C)), (X, Y), (X_VAL, Y_VAL), method=method, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"params": None}, "expected params to be one of 'last', .*got NoneType"),
+        ({"params": 3}, "got int"),
+        ({"params": "all", "loss": nn.CrossEntropyLoss()}, "got the module CrossEntropyLoss, which takes logits"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(options, words):
+    with pytest.raises(ipfast.InputTypeError, match=words):
+        ipfast.score(seeded(lambda: nn.Linear(D, C)), (X, Y), (X_VAL, Y_VAL), progress=False, **options)
+
+
+def test_patterns_may_be_a_tuple():
+    model = seeded(lambda: nn.Sequential(nn.Linear(D, 4), nn.Linear(4, C)))
+    found, expected = (
+        ipfast.score(model, (X, Y), (X_VAL, Y_VAL), params=params, progress=False) for params in (("^1",), ["^1"])
+    )
+    assert torch.equal(found.values, expected.values)
+
+
+def test_labels_that_are_words_are_named_over_networks_too():
+    data = DataLoader([(row, "cat") for row in X], 4)
+    with pytest.raises(ipfast.InputError, match="expected labels as numbers; got"):
+        ipfast.score(seeded(lambda: nn.Linear(D, C)), data, method="self_tracin", params="all", progress=False)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+def test_pairs_of_two_precisions(kind):
+    other = torch.float32 if kind == torch.float64 else torch.float64
+    linear = seeded(lambda: nn.Linear(D, C))
+    found = ipfast.score(linear, (X.to(kind), Y), (X_VAL.to(other), Y_VAL), aggregate=False, progress=False)
+    expected = gradients(linear, X, Y) @ gradients(linear, X_VAL, Y_VAL).T
+    assert_relative_to_largest(found.values.double(), expected, FLOAT32_RELATIVE)
+
+
+def test_models_in_a_wrapper_are_taken_out():
+    model = seeded(lambda: nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, C)))
+    expected = ipfast.score(model, (X, Y), (X_VAL, Y_VAL), params="all", progress=False)
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        found = ipfast.score(wrapped.eval(), (X, Y), (X_VAL, Y_VAL), params="all", progress=False)
+        assert torch.equal(found.values, expected.values)

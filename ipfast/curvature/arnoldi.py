@@ -16,6 +16,8 @@ from .damping import check_number
 
 SMALL = 1e-12
 """Eigenvalues below this share of the largest are taken for zero."""
+NOISE = 10.0
+"""The same of a convex loss, in units of its lowest eigenvalue, where that is below zero."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class Arnoldi(PointCurvature):
         operator = LinearOperator((problem.size, problem.size), matvec=apply, dtype=np.float64)
         first = np.random.default_rng(self.seed).normal(size=problem.size)
         values, vectors = eigsh(operator, k=min(self.rank, problem.size - 1), which="LM", v0=first)
-        kept = np.abs(values) > SMALL * np.abs(values).max()
+        floor = SMALL * np.abs(values).max()
+        if problem.convex:  # then what is below zero is rounding, and so is what is about as large above it
+            floor = max(floor, NOISE * max(0.0, -float(values.min())))
+        kept = np.abs(values) > floor
         if not np.isfinite(values).all() or not kept.any():
             raise InputError(f"{problem.where}: expected a finite curvature above zero for Arnoldi; got none.")
         if (values[kept] + self.damping <= 0).any():

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -146,7 +145,7 @@ def read_scores(
                 f"{str(file)!r} cannot be read ({type(error).__name__}: {error})."
             ) from error
         values = columns[0] if queries is None else np.stack(columns, axis=1)
-        ids = np.asarray(table["id"]) if "id" in table else None
+        ids = _ids(table["id"]) if "id" in table else None
     if values.ndim != (1 if queries is None else 2) or values.dtype.kind != "f":
         several = " Of queries or tokens, which .npy does not tell apart, load .safetensors." if values.ndim == 2 else ""
         raise InputError(
@@ -154,6 +153,16 @@ def read_scores(
             f"{list(values.shape)}.{several}"
         )
     return values, queries, ids
+
+
+def _ids(column: Any) -> np.ndarray:
+    """Whole numbers where all are written as such, else as they are."""
+    found = np.asarray(column)
+    try:
+        numbers = found.astype(np.int64)
+    except (TypeError, ValueError, OverflowError):
+        return found
+    return numbers if found.dtype.kind == "U" and bool((numbers.astype(found.dtype) == found).all()) else found
 
 
 def _queries_of(table: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -218,10 +227,11 @@ def read_state(where: str, argument: str, path: str | os.PathLike[str]) -> dict[
             with safe_open(str(file), framework="pt") as archive:
                 return {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # what is no file of tensors fails in many ways, also within torch
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{where}: expected {argument} to be files of tensors; {str(file)!r} cannot be read "
-            f"({str(error).splitlines()[0]}). Save model.state_dict() with safetensors or torch.save."
+            f"{where}: expected {argument} to be files of tensors; {str(file)!r} cannot be read ({reason}). Save "
+            "model.state_dict() with safetensors or torch.save."
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         inside = f" with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""

@@ -17,6 +17,7 @@ from ..data import ArraySource, Source
 from ..errors import InputError, NonFiniteError
 from ..losses import Loss
 from .last_layer import LastLayer, logits_of
+from .outputs import label_tensor
 from .tokens import Labels, TokenLabels, counted_tokens, is_token_labels, packed, token_labels
 
 BLOCK_BYTES = 16 * 2**20
@@ -91,15 +92,7 @@ class HeadEngine:
         where = f"{self.where}, {argument}"
         if self.last.encode is not None:
             labels = self.last.encode(where, labels)
-        if not isinstance(labels, Tensor):
-            try:
-                labels = torch.as_tensor(labels)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(
-                    f"{where}: expected labels as numbers; got {getattr(labels, 'dtype', type(labels).__name__)}. "
-                    "Encode class names as integers 0..C-1."
-                ) from error
-        return self.loss.prepare(where, labels, rows, self.last.outputs)
+        return self.loss.prepare(where, label_tensor(where, labels), rows, self.last.outputs)
 
     def check(self, argument: str, source: Source) -> None:
         """Look, before any work, at what can be seen of a source without running a model."""

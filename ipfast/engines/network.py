@@ -16,7 +16,7 @@ from ..checks import check_evaluation_mode
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
 from .last_layer import find_last_layer
-from .outputs import call_arguments, logits_of_output, moved, rows_of, samples
+from .outputs import call_arguments, label_tensor, logits_of_output, moved, rows_of, samples
 from .tokens import counted_tokens, is_counted, token_labels
 
 Parameters = Mapping[str, Tensor]
@@ -166,7 +166,7 @@ class Network:
                 self._outputs = tuple(self.logits(self.buffers(), rows_of(inputs, slice(0, 1), count)).shape[1:])
         outputs = self._outputs or (1,)
         if len(outputs) == 1:
-            return self.place(loss.prepare(where, torch.as_tensor(labels), count, *outputs))
+            return self.place(loss.prepare(where, label_tensor(where, labels), count, *outputs))
         length = labels.shape[1] if isinstance(labels, Tensor) and labels.dim() > 1 else outputs[0]
         return self.place(token_labels(where, labels, (count, length), loss=loss, outputs=outputs[-1], encode=None))
 

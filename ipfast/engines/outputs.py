@@ -51,6 +51,19 @@ def logits_of_output(where: str, model: nn.Module, output: Any) -> Tensor:
     return z[:, None] if z.dim() == 1 else z
 
 
+def label_tensor(where: str, labels: Any) -> Tensor:
+    """Labels as numbers, or an error."""
+    if isinstance(labels, Tensor):
+        return labels
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{where}: expected labels as numbers; got {getattr(labels, 'dtype', type(labels).__name__)}. "
+            "Encode class names as integers 0..C-1."
+        ) from error
+
+
 def samples(inputs: Any) -> int | None:
     """B of a batch; None where nothing in it has rows."""
     if isinstance(inputs, Tensor):

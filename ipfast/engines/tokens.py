@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..losses import Loss
 from .estimators import EstimatorLabels
+from .outputs import label_tensor
 
 TOKENS = ("mean", "sum", "each")
 """What a sample is: a sequence whose loss is the mean or the sum over its tokens, or each token alone."""
@@ -97,7 +98,7 @@ def token_labels(
     if encode is not None:
         counted, found = _encoded(where, labels, shape, encode)
     else:
-        found = _tensor(where, labels)
+        found = label_tensor(where, labels)
         _check_shape(where, found, shape, loss, outputs)
         if loss.form == "cross_entropy" and not found.dtype.is_floating_point:
             named = getattr(loss, "ignore_index", None)
@@ -120,18 +121,6 @@ def token_labels(
         return ready
     gone = ~counted.view(*shape, *[1] * (ready.dim() - 2))
     return ready.masked_fill(gone, torch.nan if ready.dtype.is_floating_point else IGNORED)
-
-
-def _tensor(where: str, labels: Any) -> Tensor:
-    if isinstance(labels, Tensor):
-        return labels
-    try:
-        return torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{where}: expected labels as numbers; got {getattr(labels, 'dtype', type(labels).__name__)}. Encode class names "
-            "as integers 0..C-1."
-        ) from error
 
 
 def _check_shape(where: str, labels: Tensor, shape: tuple[int, int], loss: Loss, outputs: int) -> None:

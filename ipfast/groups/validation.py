@@ -78,7 +78,7 @@ def open_validation(where: str, val: Any, val_groups: Any, *, batch_size: int, l
                 f"{where}: expected val beside val_groups, which tells the group of each of its samples; got None."
             )
         return None
-    sets = _sets(val)
+    sets = _sets(where, val)
     if sets is None:
         source = open_source(where, "val", val, batch_size=batch_size, labels_key=labels_key)
         if val_groups is None:
@@ -144,14 +144,19 @@ def _open_pairs(where: str, data: Any, source: Source, batch_size: int, labels_k
 
 def validation_sets(val: Any) -> list[Any]:
     """The data sets in val, of which each must be trusted."""
-    sets = _sets(val)
+    sets = _sets("score", val)
     return [val] if sets is None else list(sets.values())
 
 
-def _sets(val: Any) -> dict[str, Any] | None:
+def _sets(where: str, val: Any) -> dict[str, Any] | None:
     """Several validation sets by name; None where val is a single one."""
     if isinstance(val, Mapping):
-        return {str(name): data for name, data in val.items()}
+        found = {str(name): data for name, data in val.items()}
+        if len(found) < len(val):
+            raise InputError(
+                f"{where}: expected validation sets of different names; got {', '.join(map(repr, val))}. Rename one of them."
+            )
+        return found
     if isinstance(val, list) and all(_is_set(data) for data in val):
         return {str(index): data for index, data in enumerate(val)}
     return None
