@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .checks import check_finite_network
 from .data import Source
+from .data.sources import BatchForm
 from .engines import LastLayer
 from .engines.network import Network, without_fast_path
 from .engines.outputs import moved, rows_of, samples
@@ -57,7 +58,8 @@ def check_network(where: str, network: Network, sources: Mapping[str, Sequence[S
         found = _few_samples(where, sources)
         if found is None:
             return
-        argument, inputs, labels = found
+        argument, form, inputs, labels = found
+        network.step.form = form
         placed = network.place(inputs)
         count = samples(placed) or 0
         if not count:
@@ -84,7 +86,7 @@ def check_features(where: str, last: LastLayer, sources: Mapping[str, Sequence[S
         backbone = last.backbone
         if found is None or backbone is None:
             return
-        inputs = moved(found[1], device)
+        inputs = moved(found[2], device)
         count = samples(inputs) or 0
         few = min(FEW, count)
         if not few:
@@ -194,9 +196,9 @@ def _drawn(device: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[str, Any, Any] | None:
-    """(argument, inputs, labels) of the first source that may be read again; warns of any that changes."""
-    first: tuple[str, Any, Any] | None = None
+def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[str, BatchForm, Any, Any] | None:
+    """(argument, form of the batch, inputs, labels) of the first source that may be read again; warns of any that changes."""
+    first: tuple[str, BatchForm, Any, Any] | None = None
     for argument, each in sources.items():
         for source in each:
             drawn = source.drawn_twice(FEW)
@@ -212,7 +214,7 @@ def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[s
                     IpfastWarning,
                     stacklevel=2,
                 )
-            first = first or (argument, *once)
+            first = first or (argument, source.form, *once)
     return first
 
 

@@ -12,7 +12,7 @@ from . import dispatch
 from .arguments import BATCH_SIZE, require_engine
 from .checks import check_precision, usable_device
 from .combine import by_deviation, deviations, weighted_sum
-from .data.sources import split_batch
+from .data.sources import form_of, split_batch
 from .engines import HeadEngine, TokenLabels
 from .engines.autocast import without_autocast
 from .engines.outputs import samples
@@ -143,6 +143,7 @@ class _OfNetwork:
     def __call__(self, batch: Any) -> Tensor:
         network = self.job.network
         inputs, labels = split_batch("Scorer", "batch", batch)
+        network.step.form = form_of(batch)
         placed = network.place(inputs)
         prepared = network.prepare("Scorer, batch", placed, labels, samples(placed) or 0)
         with self._group.entered():

@@ -120,6 +120,45 @@ def test_logits_without_a_class_dimension():
     assert_relative_to_largest(found.values, expected, FLOAT64_RELATIVE)
 
 
+class Pairs(nn.Module):
+    """Called on both halves of a pair at once, in a way that ipfast cannot know."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(D, 4)
+
+    def forward(self, *, left, right):
+        return (self.inner(left) * self.inner(right)).sum(dim=1)
+
+
+FORMS = {
+    "a tuple": lambda a, b, w, y: (a, b, w, y),
+    "a mapping": lambda a, b, w, y: {"a": a, "b": b, "labels": w, "target": y},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_a_loss_of_ones_own_gets_the_batch_as_the_data_gives_it(form, batch_size):
+    model, y, weights = seeded(Pairs), numbers(N, seed=5), numbers(N, seed=6).abs()
+    others = numbers(N, D, seed=7)
+
+    def loss(model, batch):
+        a, b, w, y = batch if form == "a tuple" else (batch[name] for name in ("a", "b", "labels", "target"))
+        return w * (model(left=a, right=b) - y).square()
+
+    data = [FORMS[form](*sample) for sample in zip(X, others, weights, y, strict=True)]
+    options = {"loss": loss, "params": "all", "labels_key": "target", "batch_size": batch_size, "progress": False}
+    found = ipfast.score(model, DataLoader(data, 4), DataLoader(data[:M], 3), **options)
+    rows = []
+    for i in range(N):
+        one = slice(i, i + 1)
+        value = weights[one] * (model(left=X[one], right=others[one]) - y[one]).square()
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(value.sum(), list(model.parameters()))]))
+    g = torch.stack(rows)
+    assert_relative_to_largest(found.values, g @ g[:M].mean(dim=0), FLOAT64_RELATIVE)
+
+
 class Attending(nn.Module):
     """Causal attention over sequences that are padded on the left, with a mask that is added."""
 
@@ -158,6 +197,16 @@ def test_buffers_that_a_network_changes_stay_the_callers(engine):
     model = seeded(Counts)
     ipfast.score(model, (X, Y), (X_VAL, Y_VAL), params="all", engine=engine, check=False, progress=False)
     assert float(model.calls) == 0
+
+
+@pytest.mark.parametrize("engine", ["forward", "ghost", "explicit"])
+def test_weights_that_a_lookup_renormalises_stay_the_callers(engine):
+    model = seeded(lambda: nn.Sequential(nn.Embedding(20, 4, max_norm=0.5), nn.Flatten(), nn.Linear(28, C)))
+    before = model[0].weight.detach().clone()
+    assert float(before.norm(dim=1).min()) > 0.5
+    for params in ("all", ["^2"]):
+        ipfast.score(model, (ids_of(N, True), Y), (ids_of(M, True), Y_VAL), params=params, engine=engine, progress=False)
+        assert torch.equal(model[0].weight, before)
 
 
 def test_parameters_that_have_no_score_are_refused():
@@ -500,3 +549,29 @@ def test_models_in_a_wrapper_are_taken_out():
     for wrapped in (nn.DataParallel(model), torch.compile(model)):
         found = ipfast.score(wrapped.eval(), (X, Y), (X_VAL, Y_VAL), params="all", progress=False)
         assert torch.equal(found.values, expected.values)
+
+
+def test_a_scorer_works_within_inference_mode():
+    model = seeded(lambda: nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, C)))
+    several = {"cats": (X_VAL, Y_VAL), "dogs": (X_VAL + 1, Y_VAL)}
+    scorer = ipfast.Scorer(model, ipfast.query(model, several, params="all"))
+    expected = scorer((X, Y))
+    with torch.inference_mode():
+        assert torch.equal(scorer((X, Y)), expected)
+
+
+def test_a_checkpoint_that_was_moved_is_named(tmp_path):
+    linear, file = seeded(lambda: nn.Linear(D, C)), tmp_path / "epoch.pt"
+    torch.save(linear.state_dict(), file)
+    ipfast.query(linear, (X_VAL, Y_VAL), method=Method(points=ipfast.Checkpoints([file])), out=tmp_path / "query.safetensors")
+    file.rename(tmp_path / "moved.pt")
+    with pytest.raises(ipfast.MissingFileError, match=r"states to be a file; .*epoch\.pt' does not exist"):
+        ipfast.score(linear, (X, Y), ipfast.Query.load(tmp_path / "query.safetensors"), progress=False)
+
+
+def test_a_head_of_another_byte_order(tmp_path):
+    linear = seeded(lambda: nn.Linear(D, C))
+    weight, bias = (value.detach().numpy() for value in (linear.weight, linear.bias))
+    np.savez(tmp_path / "head.npz", weight=weight.astype(">f8"), bias=bias.astype(">f8"))
+    found = ipfast.score(tmp_path / "head.npz", (X, Y), (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values)

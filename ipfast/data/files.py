@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checks import existing_file
+from ..checks import as_tensor, existing_file
 from ..errors import InputError, UnavailableError
 
 _MAPPABLE = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
@@ -252,7 +252,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def _parameter(where: str, path: str | os.PathLike[str], name: str, found: Any, dimensions: int) -> Tensor:
-    value: Tensor = found if isinstance(found, Tensor) else torch.from_numpy(np.array(found))
+    value = found if isinstance(found, Tensor) else as_tensor(np.array(found))
     if value.dim() != dimensions or not value.dtype.is_floating_point:
         shape = "[C, d]" if dimensions == 2 else "[C]"
         raise InputError(

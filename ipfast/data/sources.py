@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,37 @@ from .rows import Rows
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
+@dataclass(frozen=True)
+class BatchForm:
+    """What a batch was before it was split into inputs and labels.
+
+    Attributes:
+        flat: whether the model's arguments and the labels were elements of one tuple.
+        labels_key: where the labels were in a mapping.
+    """
+
+    flat: bool = False
+    labels_key: str = "labels"
+
+    def joined(self, inputs: Any, labels: Any) -> Any:
+        """The batch as it was."""
+        if isinstance(inputs, Mapping):
+            return {**inputs, self.labels_key: labels}
+        return (*inputs, labels) if self.flat else (inputs, labels)
+
+
+def form_of(batch: Any, labels_key: str = "labels") -> BatchForm:
+    """Of a batch that `split_batch` can split."""
+    return BatchForm(isinstance(batch, (tuple, list)) and len(batch) > 2, labels_key)
+
+
 class Source(ABC):
     """Samples in a fixed order, as (inputs, labels)."""
 
     rows: int | None
     """Number of samples; None for a stream of unknown length."""
+    form: BatchForm = BatchForm()
+    """Of the batch that was read last."""
 
     @abstractmethod
     def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
@@ -117,7 +144,11 @@ class LoaderSource(Source):
 
     def _read(self) -> Iterator[tuple[Any, Any]]:
         for batch in self.loader:
-            yield split_batch(self.where, self.argument, batch, self.labels_key)
+            yield self._split(batch)
+
+    def _split(self, batch: Any) -> tuple[Any, Any]:
+        self.form = form_of(batch, self.labels_key)
+        return split_batch(self.where, self.argument, batch, self.labels_key)
 
     def _once(self) -> bool:
         """Whether it may be that it can be read only once."""
@@ -145,7 +176,7 @@ class LoaderSource(Source):
             multiprocessing_context=loader.multiprocessing_context,
             generator=torch.Generator(),
         )
-        once, twice = (split_batch(self.where, self.argument, batch, self.labels_key) for batch in again)
+        once, twice = map(self._split, again)
         return once, twice
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..checks import check_evaluation_mode
+from ..data.sources import BatchForm
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
 from .last_layer import find_last_layer
@@ -66,7 +67,7 @@ class Network:
         names = scored_names(where, model, params)
         self._every = _own_values(model)
         self.parameters: dict[str, Tensor] = {name: self._every[name] for name in names}
-        self.structure = _shared_copy(model)
+        self.structure = _shared_copy(model, self._every)
         self.step = SampleLosses(self.structure, loss, tokens)
         self.precision = precision
         self._outputs: tuple[int, ...] | None = None  # shape of a sample's logits
@@ -170,7 +171,7 @@ class Network:
         length = labels.shape[1] if isinstance(labels, Tensor) and labels.dim() > 1 else outputs[0]
         return self.place(token_labels(where, labels, (count, length), loss=loss, outputs=outputs[-1], encode=None))
 
-    def activation_bytes(self, inputs: Any) -> int:
+    def activation_bytes(self, inputs: Any, labels: Any) -> int:
         """Memory of what the layers give for one sample, derivatives and stored inputs counted."""
         count = samples(inputs) or 1
         seen = [1]
@@ -182,8 +183,8 @@ class Network:
         handles = [m.register_forward_hook(add) for m in self.structure.modules() if not list(m.children())]
         try:
             with torch.no_grad():
-                arguments, keywords = call_arguments(rows_of(inputs, slice(0, 1), count))
-                self.structure(*arguments, **keywords)
+                one = slice(0, 1)
+                self.losses(self.every() | self.buffers(), rows_of(inputs, one, count), rows_of(labels, one, count))
         finally:
             for handle in handles:
                 handle.remove()
@@ -247,6 +248,7 @@ class SampleLosses(nn.Module):
     def __init__(self, model: nn.Module, loss: Loss | SampleLoss, tokens: str) -> None:
         super().__init__()
         self.model, self.loss, self.tokens = model, loss, tokens
+        self.form = BatchForm()  # of the batches that a loss of the user's own gets
 
     def forward(self, inputs: Any, labels: Any) -> Tensor:
         if isinstance(self.loss, Loss):
@@ -254,8 +256,7 @@ class SampleLosses(nn.Module):
             z = logits_of_output("score", self.model, self.model(*arguments, **keywords))
             with torch.autocast(z.device.type, enabled=False):
                 return sample_values(self.loss, in_full(z), labels, self.tokens)
-        batch = {**inputs, "labels": labels} if isinstance(inputs, Mapping) else (inputs, labels)
-        return self.loss(self.model, batch)
+        return self.loss(self.model, self.form.joined(inputs, labels))
 
 
 def sample_values(loss: Loss, z: Tensor, labels: Tensor, tokens: str) -> Tensor:
@@ -340,10 +341,13 @@ def _every(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return model.named_parameters(remove_duplicate=False)
 
 
-def _shared_copy(model: nn.Module) -> nn.Module:
-    """The module structure anew, around the same parameters and copies of the buffers, which a forward pass may change; the
-    model itself where it cannot be copied."""
+def _shared_copy(model: nn.Module, own: Mapping[str, Tensor]) -> nn.Module:
+    """The module structure anew, around the same parameters and copies of what a forward pass may change, buffers and those of
+    the parameters that `own` has copies of; the model itself where it cannot be copied."""
     memo: dict[int, Any] = {id(tensor): tensor for _, tensor in _every(model)}
+    for name, tensor in model.named_parameters():
+        if name in own and own[name].data_ptr() != tensor.data_ptr():
+            memo[id(tensor)] = nn.Parameter(own[name], requires_grad=tensor.requires_grad)
     memo |= {id(tensor): tensor.clone() for _, tensor in model.named_buffers()}
     try:
         return copy.deepcopy(model, memo)

@@ -55,18 +55,20 @@ class NetworkJob:
             count = samples(placed)
             if count is None:
                 raise InputError(f"{where}: expected inputs with a first dimension of samples; got none.")
+            self.network.step.form = source.form
             prepared = self.network.prepare(where, placed, labels, count)
-            size = self._size(placed, count)
+            size = self._size(placed, prepared, count)
             for first in range(0, count, size):
                 rows = slice(first, min(first + size, count))
                 yield start + first, rows_of(placed, rows, count), rows_of(prepared, rows, count)
             start += count
 
-    def _size(self, inputs: Any, count: int) -> int:
+    def _size(self, inputs: Any, labels: Any, count: int) -> int:
         """How many of the samples to take at once; on a GPU a batch is halved when it does not fit."""
         if self.batch_size is not None or self.network.device.type != "cpu":
             return count
-        self.batch_size = min(LARGEST_BATCH, max(1, int(_free_memory() * CPU_SHARE / self.network.activation_bytes(inputs))))
+        each = self.network.activation_bytes(inputs, labels)
+        self.batch_size = min(LARGEST_BATCH, max(1, int(_free_memory() * CPU_SHARE / each)))
         return self.batch_size
 
     def in_pieces(self, compute: Any, inputs: Any, labels: Any) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import ops
+from ..checks import existing_file
 from ..data.files import file_hash, read_state
 from ..errors import InputError
 from ..losses import Loss
@@ -84,7 +85,7 @@ class State:
         if self.values is not None:
             return self.values
         assert self.path is not None
-        if self.sha256 is not None and file_hash(self.path) != self.sha256:
+        if self.sha256 is not None and file_hash(existing_file(where, "states", self.path)) != self.sha256:
             raise InputError(
                 f"{where}: expected the checkpoint {str(self.path)!r} that the query was made with; it has changed since. "
                 "Make the query again."
