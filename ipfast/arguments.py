@@ -84,6 +84,12 @@ def known_loss(where: str, loss: str | Loss | SampleLoss, params: str | Sequence
                 f"loss for each sample; got the module {type(loss).__name__}, which takes logits and gives their mean. Use "
                 "'cross_entropy', 'bce_with_logits' or 'mse'."
             )
+        if getattr(loss, "__module__", None) == "torch.nn.functional":
+            raise InputTypeError(
+                f"{where}: expected loss to be a name, an object of ipfast.losses, or a function (model, batch) -> [B] with a "
+                f"loss for each sample; got torch's {getattr(loss, '__name__', 'loss')}, which takes logits. Use "
+                "'cross_entropy', 'bce_with_logits' or 'mse', or call it in a function (model, batch)."
+            )
         return loss
     return loss if isinstance(loss, str) and loss == "auto" else get_loss(where, loss)  # type: ignore[arg-type]
 

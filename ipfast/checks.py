@@ -25,6 +25,16 @@ def _acts_in_training(module: nn.Module) -> bool:
     return isinstance(module, (nn.modules.batchnorm._NormBase, nn.RReLU))
 
 
+def check_not_compiled(where: str, model: nn.Module, *, within: bool) -> None:
+    """Refuse TorchScript, whose layers run unseen and with parameters that cannot be exchanged; `within`: in any module."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and (within or not name):
+            raise InputTypeError(
+                f"{where}: expected model to be made of Python modules; {name or 'it'} is TorchScript "
+                f"({type(module).__name__}). Pass the model that torch.jit.script or torch.jit.trace was called with."
+            )
+
+
 def check_evaluation_mode(where: str, model: nn.Module) -> None:
     """Refuse a model in which a layer would drop out, or couple the samples of a batch, while scoring."""
     for name, module in model.named_modules():
@@ -57,7 +67,7 @@ def check_finite_network(where: str, model: nn.Module) -> None:
     """Refuse NaN or infinite parameters and NaN buffers, whose masks may hold infinity; the first is named."""
     for kind, tensors in (("parameters", model.named_parameters()), ("buffers", model.named_buffers())):
         for name, value in tensors:
-            wrong = torch.isnan(value) if kind == "buffers" else ~torch.isfinite(value)
+            wrong = torch.isnan(value) if kind == "buffers" else ~torch.isfinite(value.detach())
             if bool(wrong.any()):
                 raise InputError(
                     f"{where}: expected finite {kind} of the model; {name} has NaN{' or infinity' * (kind == 'parameters')}. "

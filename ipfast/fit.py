@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from .arguments import BATCH_SIZE, default_loss, known_loss, known_params
 from .checks import check_no_overwriting, positive_integer, usable_device
 from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors, fingerprint
-from .data import open_source
+from .data import Batch, open_source
 from .data.writers import check_output
 from .engines import TOKENS
 from .engines.autocast import without_autocast
@@ -136,9 +136,10 @@ def fit(
     return fitted
 
 
-def _first_of(batch: Any) -> dict[str, Tensor]:
+def _first_of(batch: Batch) -> dict[str, Tensor]:
     """The numbers of the first sample of a batch, by which data are known again."""
-    leaves = (leaf if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in tree_leaves(batch))
+    parts = tree_leaves((batch.inputs, batch.labels))
+    leaves = (leaf if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in parts)
     numbers = (leaf for leaf in leaves if isinstance(leaf, Tensor) or leaf.dtype.kind in "biuf")
     return {str(place): torch.as_tensor(leaf[:1] if leaf.ndim else leaf) for place, leaf in enumerate(numbers)}
 

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_finite_network
-from .data import Source
-from .data.sources import BatchForm
+from .data import Batch, Source
 from .engines import LastLayer
 from .engines.network import Network, without_fast_path
 from .engines.outputs import moved, rows_of, samples
@@ -58,15 +57,13 @@ def check_network(where: str, network: Network, sources: Mapping[str, Sequence[S
         found = _few_samples(where, sources)
         if found is None:
             return
-        argument, form, inputs, labels = found
-        network.step.form = form
-        placed = network.place(inputs)
-        count = samples(placed) or 0
+        argument, batch = found
+        placed, count = network.enter(batch)
         if not count:
             return
         few = min(FEW, count)
         _check_outputs(where, network, rows_of(placed, slice(0, few), count), few)
-        prepared = network.prepare(f"{where}, {argument} batch from row 0", placed, labels, count)
+        prepared = network.prepare(f"{where}, {argument} batch from row 0", placed, batch.labels, count)
         while True:
             rows = slice(0, few)
             try:
@@ -86,7 +83,7 @@ def check_features(where: str, last: LastLayer, sources: Mapping[str, Sequence[S
         backbone = last.backbone
         if found is None or backbone is None:
             return
-        inputs = moved(found[2], device)
+        inputs = moved(found[1].inputs, device)
         count = samples(inputs) or 0
         few = min(FEW, count)
         if not few:
@@ -196,16 +193,17 @@ def _drawn(device: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[str, BatchForm, Any, Any] | None:
-    """(argument, form of the batch, inputs, labels) of the first source that may be read again; warns of any that changes."""
-    first: tuple[str, BatchForm, Any, Any] | None = None
+def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[str, Batch] | None:
+    """(argument, its first few samples) of the first source that may be read again; warns of any that changes."""
+    first: tuple[str, Batch] | None = None
     for argument, each in sources.items():
         for source in each:
             drawn = source.drawn_twice(FEW)
             if drawn is None:
                 continue
             once, again = drawn
-            changed = [what for what, a, b in zip(("inputs", "labels"), once, again, strict=True) if not _same(a, b)]
+            pairs = {"inputs": (once.inputs, again.inputs), "labels": (once.labels, again.labels)}
+            changed = [what for what, pair in pairs.items() if not _same(*pair)]
             if changed:
                 warnings.warn(
                     f"{where}: the {' and the '.join(changed)} of {argument} differ each time they are read, as with random "
@@ -214,7 +212,7 @@ def _few_samples(where: str, sources: Mapping[str, Sequence[Source]]) -> tuple[s
                     IpfastWarning,
                     stacklevel=2,
                 )
-            first = first or (argument, source.form, *once)
+            first = first or (argument, once)
     return first
 
 

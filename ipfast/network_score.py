@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .combine import weighted_sum
 from .curvature import Passes
-from .data import Source
+from .data import Batch, Source
 from .engines.network import Network, SampleLosses
 from .engines.outputs import samples
 from .errors import InputError
@@ -141,13 +141,13 @@ class NetworkRun:
             self.job.require_finite("train", start, columns)
             yield len(columns), columns if alone else weighted_sum(columns, scorer.weights)
 
-    def _losses(self, module: nn.Module, inputs: Any, labels: Any, loss: Loss | None) -> Tensor:
+    def _losses(self, module: nn.Module, batch: Batch, loss: Loss | None) -> Tensor:
         """ℓ_i of a copy of the model that is trained on."""
         network = self.job.network
-        placed = network.place(inputs)
-        scored = loss or network.loss
-        prepared = network.prepare(f"{self.job.where}, train of ExtraSGD", placed, labels, samples(placed) or 0, loss=scored)
-        values: Tensor = SampleLosses(module, scored, network.tokens)(placed, prepared)
+        placed = network.place(batch.inputs)
+        where, count, scored = f"{self.job.where}, train of ExtraSGD", samples(placed) or 0, loss or network.loss
+        prepared = network.prepare(where, placed, batch.labels, count, loss=scored)
+        values: Tensor = SampleLosses(module, scored, network.tokens, batch.form)(placed, prepared)
         return values
 
 

@@ -37,7 +37,7 @@ def open_head(
     check: bool,
 ) -> HeadEngine:
     """The last layer of a model, found by running it on the first batch of `finder` where `head` does not name it."""
-    first = None if finder is None else lambda: finder.first(batch_size)[0]
+    first = None if finder is None else lambda: finder.first(batch_size).inputs
     last = find_last_layer(where, model, head=head, first_inputs=first, check=check)
     if last.class_weight is not None and isinstance(loss, str) and loss == "auto":
         raise InputError(

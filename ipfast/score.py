@@ -260,7 +260,7 @@ def _warn_of_train(train: Any, val: Any) -> None:
 def _random(source: Source, control: Control) -> Tensor:
     rows = source.rows
     if rows is None:
-        rows = sum(len(labels) for _, labels in source.batches(BATCH_SIZE))
+        rows = sum(len(batch.labels) for batch in source.batches(BATCH_SIZE))
     return torch.rand(rows, generator=torch.Generator().manual_seed(control.seed))
 
 

@@ -12,10 +12,9 @@ from . import dispatch
 from .arguments import BATCH_SIZE, require_engine
 from .checks import check_precision, usable_device
 from .combine import by_deviation, deviations, weighted_sum
-from .data.sources import form_of, split_batch
+from .data import split_batch
 from .engines import HeadEngine, TokenLabels
 from .engines.autocast import without_autocast
-from .engines.outputs import samples
 from .errors import InputError, InputTypeError
 from .groups import Group, GroupScorer, NetworkGroup, NetworkJob, NetworkScorer, groups, network_groups
 from .opening import check_query_fits, know_query, open_head, open_network
@@ -115,8 +114,7 @@ class _OfHead:
         self.engine = chosen.engine
 
     def __call__(self, batch: Any) -> Tensor:
-        inputs, labels = split_batch("Scorer", "batch", batch)
-        h, y = self.engine.batch("batch", inputs, labels)
+        h, y = self.engine.alone("batch", split_batch("Scorer", "batch", batch))
         tokens = y if isinstance(y, TokenLabels) else None
         columns, weights = self._scorer(h, y), self._scorer.weights
         self.engine.require_finite("batch", 0, h, columns, tokens)
@@ -142,10 +140,9 @@ class _OfNetwork:
 
     def __call__(self, batch: Any) -> Tensor:
         network = self.job.network
-        inputs, labels = split_batch("Scorer", "batch", batch)
-        network.step.form = form_of(batch)
-        placed = network.place(inputs)
-        prepared = network.prepare("Scorer, batch", placed, labels, samples(placed) or 0)
+        taken = split_batch("Scorer", "batch", batch)
+        placed, count = network.enter(taken)
+        prepared = network.prepare("Scorer, batch", placed, taken.labels, count or 0)
         with self._group.entered():
             columns = self._scorer(placed, prepared)
         self.job.require_finite("batch", 0, columns)

@@ -264,11 +264,12 @@ def test_the_loss_deviation_estimator():
 
 
 def extra_losses(problem):
-    def losses(module, x, y, loss):
+    def losses(module, batch, loss):
         rows = []
-        for h, label in zip(x, y, strict=True):
+        for h, label in zip(batch.inputs, batch.labels, strict=True):
             keep = label != -100
-            rows.append(F.cross_entropy(module(h[keep]), label[keep]) if keep.any() else torch.zeros((), dtype=x.dtype))
+            value = F.cross_entropy(module(h[keep]), label[keep]) if keep.any() else h.new_zeros(())
+            rows.append(value)
         return torch.stack(rows)
 
     return losses

@@ -41,7 +41,18 @@ class Rows:
         if hasattr(array, "to_numpy") and not isinstance(array, Tensor):  # pandas
             array = array.to_numpy()
         if isinstance(array, (list, tuple)):
-            array = np.asarray(array)
+            try:
+                array = np.asarray(array)
+            except ValueError as error:
+                raise InputTypeError(
+                    f"{where}: expected {argument} to be an array, with rows of one length; {str(error).rstrip('.')}. Pad them."
+                ) from error
+        sparse = array.layout != torch.strided if isinstance(array, Tensor) else hasattr(array, "toarray")
+        if sparse:
+            raise InputTypeError(
+                f"{where}: expected {argument} to be a dense array; got a sparse {type(array).__name__}. Convert it with "
+                f"{'to_dense' if isinstance(array, Tensor) else 'toarray'}(), all of it, or block by block for ipfast.Scorer."
+            )
         if not isinstance(array, (np.ndarray, Tensor)):
             raise InputTypeError(
                 f"{where}: expected {argument} to be an array or tensor; got {type(array).__name__}. "
@@ -50,6 +61,10 @@ class Rows:
         if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
             raise InputTypeError(
                 f"{where}: expected {argument} to hold numbers; got dtype {array.dtype}. Encode it as numbers first."
+            )
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.dtype.itemsize > 8:
+            raise InputTypeError(
+                f"{where}: expected {argument} of at most 64 bits a number; got {array.dtype}. Convert it to float64."
             )
         self.array = array
         self.map = backing_map(array) if isinstance(array, np.ndarray) else None
@@ -71,6 +86,11 @@ class Rows:
     def tensor(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a resident array, without a copy where NumPy's layout allows it."""
         piece = self.array[start:stop]
+        return piece.detach() if isinstance(piece, Tensor) else as_tensor(piece)
+
+    def taken(self, rows: np.ndarray) -> Tensor:
+        """A copy of the rows with these numbers, in their order."""
+        piece = self.array[rows]
         return piece.detach() if isinstance(piece, Tensor) else as_tensor(piece)
 
     def blocks(self, size: int) -> Iterator[tuple[int, Tensor]]:

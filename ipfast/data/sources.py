@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +22,30 @@ from torch.utils.data import (
 )
 
 from ..errors import InputError, InputTypeError
+from .batch import Batch, split_batch
 from .files import read_arrays, read_npy
 from .rows import Rows
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
-@dataclass(frozen=True)
-class BatchForm:
-    """What a batch was before it was split into inputs and labels.
-
-    Attributes:
-        flat: whether the model's arguments and the labels were elements of one tuple.
-        labels_key: where the labels were in a mapping.
-    """
-
-    flat: bool = False
-    labels_key: str = "labels"
-
-    def joined(self, inputs: Any, labels: Any) -> Any:
-        """The batch as it was."""
-        if isinstance(inputs, Mapping):
-            return {**inputs, self.labels_key: labels}
-        return (*inputs, labels) if self.flat else (inputs, labels)
-
-
-def form_of(batch: Any, labels_key: str = "labels") -> BatchForm:
-    """Of a batch that `split_batch` can split."""
-    return BatchForm(isinstance(batch, (tuple, list)) and len(batch) > 2, labels_key)
-
-
 class Source(ABC):
-    """Samples in a fixed order, as (inputs, labels)."""
+    """Samples in a fixed order."""
 
     rows: int | None
     """Number of samples; None for a stream of unknown length."""
-    form: BatchForm = BatchForm()
-    """Of the batch that was read last."""
 
     @abstractmethod
-    def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
-        """(inputs, labels) in order; `size` rows each where the source does not come with its own batches."""
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All samples in order; `size` rows each where the source does not come with its own batches."""
 
-    def first(self, size: int) -> tuple[Any, Any]:
+    def first(self, size: int) -> Batch:
         """The first of `batches`, which gives it again when it is read next."""
         return next(self.batches(size))
 
     @abstractmethod
-    def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
-        """(inputs, labels) of the first few samples, read twice; None for a stream, which may be read only once."""
+    def drawn_twice(self, rows: int) -> tuple[Batch, Batch] | None:
+        """The first few samples, read twice; None for a stream, which may be read only once."""
 
 
 class ArraySource(Source):
@@ -91,11 +65,11 @@ class ArraySource(Source):
         if self.rows == 0:
             raise InputError(f"{where}: expected at least one sample in {argument}; it is empty.")
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Any]]:
+    def batches(self, size: int) -> Iterator[Batch]:
         for start, block in self.inputs.blocks(size):
-            yield block, self.labels[start : start + len(block)]
+            yield Batch(block, self.labels[start : start + len(block)])
 
-    def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    def drawn_twice(self, rows: int) -> tuple[Batch, Batch]:
         few = next(self.batches(rows))
         return few, few
 
@@ -105,7 +79,7 @@ class LoaderSource(Source):
 
     def __init__(self, where: str, argument: str, loader: DataLoader[Any], labels_key: str = "labels") -> None:
         self.where, self.argument, self.loader, self.labels_key = where, argument, loader, labels_key
-        self._begun: tuple[tuple[Any, Any], Iterator[tuple[Any, Any]]] | None = None  # a stream that has been looked at
+        self._begun: tuple[Batch, Iterator[Batch]] | None = None  # a stream that has been looked at
         sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
         # Where the data set makes the batches, or a batch sampler of the user's own, the lengths known here are not N.
         countable = loader.batch_size is not None and not isinstance(loader.dataset, IterableDataset)
@@ -123,7 +97,7 @@ class LoaderSource(Source):
                 f"{self.rows % (loader.batch_size or 1)} of {self.rows}. Build it with drop_last=False."
             )
 
-    def batches(self, size: int) -> Iterator[tuple[Any, Any]]:
+    def batches(self, size: int) -> Iterator[Batch]:
         if self._begun is None:
             yield from self._read()
         else:
@@ -131,7 +105,7 @@ class LoaderSource(Source):
             yield first
             yield from rest
 
-    def first(self, size: int) -> tuple[Any, Any]:
+    def first(self, size: int) -> Batch:
         if self._begun is None:
             rest = self._read()
             first = next(rest, None)
@@ -142,12 +116,11 @@ class LoaderSource(Source):
             self._begun = first, rest
         return self._begun[0]
 
-    def _read(self) -> Iterator[tuple[Any, Any]]:
+    def _read(self) -> Iterator[Batch]:
         for batch in self.loader:
             yield self._split(batch)
 
-    def _split(self, batch: Any) -> tuple[Any, Any]:
-        self.form = form_of(batch, self.labels_key)
+    def _split(self, batch: Any) -> Batch:
         return split_batch(self.where, self.argument, batch, self.labels_key)
 
     def _once(self) -> bool:
@@ -155,7 +128,7 @@ class LoaderSource(Source):
         order: Any = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
         return isinstance(self.loader.dataset, IterableDataset) or any(iter(one) is one for one in (order, self.loader.sampler))
 
-    def drawn_twice(self, rows: int) -> tuple[tuple[Any, Any], tuple[Any, Any]] | None:
+    def drawn_twice(self, rows: int) -> tuple[Batch, Batch] | None:
         """Through a loader like the user's, whose own random numbers and workers stay untouched."""
         loader = self.loader
         if self._once():
@@ -178,23 +151,6 @@ class LoaderSource(Source):
         )
         once, twice = map(self._split, again)
         return once, twice
-
-
-def split_batch(where: str, argument: str, batch: Any, labels_key: str = "labels") -> tuple[Any, Any]:
-    """(inputs, labels) of one batch: of a tuple the last element is the labels, and those before it are the model's arguments;
-    of a mapping the entry `labels_key` is the labels, and the others are the model's keyword arguments."""
-    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
-    if isinstance(batch, Mapping):
-        if labels_key in batch and len(batch) > 1:
-            return {name: value for name, value in batch.items() if name != labels_key}, batch[labels_key]
-        raise InputError(
-            f"{where}: expected batches of {argument} with the labels under {labels_key!r} beside the model's arguments; got "
-            f"{', '.join(map(str, batch)) or 'nothing'}. Name their key with labels_key=."
-        )
-    raise InputTypeError(
-        f"{where}: expected batches of {argument} to be tuples (inputs, labels) or dictionaries; got {type(batch).__name__}."
-    )
 
 
 def open_source(where: str, argument: str, data: Any, *, batch_size: int, labels_key: str = "labels") -> Source:
@@ -251,7 +207,7 @@ def _label_array(where: str, argument: str, labels: Any) -> Any:
     try:
         labels = np.array(labels)
     except (TypeError, ValueError) as error:
-        raise InputTypeError(f"{where}: expected {argument} labels to be an array; {error}.") from error
+        raise InputTypeError(f"{where}: expected {argument} labels to be an array; {str(error).rstrip('.')}.") from error
     if labels.ndim == 0:
         raise InputError(f"{where}: expected {argument} labels of shape [N]; got a single value.")
     if labels.dtype.kind == "u":

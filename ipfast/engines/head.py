@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..checks import require_narrow
-from ..data import ArraySource, Source
+from ..data import ArraySource, Batch, Source
 from ..errors import InputError, NonFiniteError
 from ..losses import Loss
 from .last_layer import LastLayer, logits_of
@@ -163,9 +163,9 @@ class HeadEngine:
             start = 0
             resident = source.inputs.resident
             outputs = self.last.outputs * columns
-            for inputs, labels in source.batches(resident_rows(self.last.width, outputs) if resident else size):
-                h = self._place(self.last.features(self.where, inputs))
-                yield start, h, labels.to(h.device)
+            for batch in source.batches(resident_rows(self.last.width, outputs) if resident else size):
+                h = self._place(self.last.features(self.where, batch.inputs))
+                yield start, h, batch.labels.to(h.device)
                 start += len(h)
             return
         by_row = by_row and isinstance(source, ArraySource) and source.inputs.resident and self.last.backbone is None
@@ -185,8 +185,8 @@ class HeadEngine:
         start, size = 0, self.batch_size
         if isinstance(source, ArraySource) and self.last.backbone is None:
             size = math.ceil(tokens / max(source.inputs.shape[1], 1))
-        for inputs, labels in source.batches(size):
-            h = self._place(self._features(inputs))
+        for batch in source.batches(size):
+            h, labels = self._place(self._features(batch.inputs)), batch.labels
             if not isinstance(source, ArraySource):
                 y = self.batch_labels(f"{argument} batch from row {start}", labels, h)
             elif h.dim() == 3 and labels.shape[:2] != h.shape[:2]:
@@ -205,11 +205,11 @@ class HeadEngine:
             yield h, y.to(h.device)
             start += len(h)
 
-    def batch(self, argument: str, inputs: Any, labels: Any) -> tuple[Tensor, Labels]:
+    def alone(self, argument: str, batch: Batch) -> tuple[Tensor, Labels]:
         """Features and labels of one batch alone, where scores are computed."""
-        h = self._place(self._features(inputs))
+        h = self._place(self._features(batch.inputs))
         self._note(argument, h.dim() == 3)
-        y = self.batch_labels(argument, labels, h).to(h.device)
+        y = self.batch_labels(argument, batch.labels, h).to(h.device)
         return (h, y) if h.dim() == 2 else counted_tokens(h, y, self.tokens)
 
     def batch_labels(self, argument: str, labels: Any, h: Tensor) -> Tensor:
@@ -235,17 +235,18 @@ class HeadEngine:
         engine.last = last
         return engine
 
-    def sample_losses(self, module: nn.Module, inputs: Any, labels: Any, loss: Loss | None = None) -> Tensor:
+    def sample_losses(self, module: nn.Module, batch: Batch, loss: Loss | None = None) -> Tensor:
         """ℓ_i [B] of a batch, differentiable in the parameters of `module`, which is the model or a copy of it."""
         engine = self if loss is None else copy.copy(self)
         engine.loss = loss or self.loss
+        inputs, labels = batch.inputs, batch.labels
         if self.last.backbone is None:
             weight = next(module.parameters())
             inputs = self.last.features(self.where, inputs).to(weight)
             if inputs.dim() == 3:  # without the tokens that do not count, whose features may be anything
                 counted, y = engine.counted("train of ExtraSGD", inputs, labels)
                 return y.reduce(engine.loss.value(module(counted), y.labels))
-        z = logits_of(module, inputs)
+        z = logits_of(self.where, module, inputs)
         if z is None:
             raise InputError(
                 f"{self.where}: expected model to return logits, to train it on; got {type(module).__name__} with another "

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_evaluation_mode, check_finite_parameters
+from ..checks import check_evaluation_mode, check_finite_parameters, check_not_compiled
 from ..data.files import read_head, read_head_name
 from ..errors import InputError, InputTypeError
 from .autocast import callers_autocast
 from .estimators import EstimatorLabels, is_estimator, read_estimator, read_penalty
-from .outputs import call_arguments, logits_in, moved
+from .outputs import call_arguments, dtypes_explained, logits_in, moved
 
 LINEAR = 0.02
 """Of the norm of W h + b, by which a head's outputs may differ from it: more than the rounding of bfloat16, which a model may
@@ -103,7 +103,7 @@ class LastLayer:
                     f"{where}: expected batches (features, labels) for a linear head; got {len(inputs)} inputs a batch."
                 )
             return _rows(where, torch.as_tensor(inputs).detach(), self.width)
-        calls, _ = _head_calls(self.backbone, self.name, inputs)
+        calls, _ = _head_calls(where, self.backbone, self.name, inputs)
         if len(calls) != 1:
             raise InputError(
                 f"{where}: expected the head {self.name!r} to be called once a batch; it was called {len(calls)} times. "
@@ -128,7 +128,7 @@ class LastLayer:
             )
 
 
-def _head_calls(model: nn.Module, name: str, inputs: Any) -> tuple[list[tuple[Tensor, Tensor]], Any]:
+def _head_calls(where: str, model: nn.Module, name: str, inputs: Any) -> tuple[list[tuple[Tensor, Tensor]], Any]:
     """(what goes into the head and what comes out of it, call by call; the model's output) of a batch."""
     calls: list[tuple[Tensor, Tensor]] = []
 
@@ -149,7 +149,7 @@ def _head_calls(model: nn.Module, name: str, inputs: Any) -> tuple[list[tuple[Te
     ]
     try:
         with torch.inference_mode():
-            return calls, _run(model, inputs)
+            return calls, _run(where, model, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -172,17 +172,17 @@ def _rows(where: str, h: Tensor, width: int) -> Tensor:
     return h
 
 
-def _run(model: nn.Module, inputs: Any) -> Any:
+def _run(where: str, model: nn.Module, inputs: Any) -> Any:
     """The model's output on a batch, moved to where the model is."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     arguments, keywords = call_arguments(moved(inputs, device))
-    with callers_autocast():
+    with dtypes_explained(where, model, inputs), callers_autocast():
         return model(*arguments, **keywords)
 
 
-def logits_of(model: nn.Module, inputs: Any) -> Tensor | None:
+def logits_of(where: str, model: nn.Module, inputs: Any) -> Tensor | None:
     """The logits that a model gives for a batch; None where its output holds none."""
-    return logits_in(_run(model, inputs))
+    return logits_in(_run(where, model, inputs))
 
 
 def find_last_layer(
@@ -213,6 +213,7 @@ def find_last_layer(
         if check:
             last.require_linear(where, h, z)
     elif isinstance(model, nn.Module):
+        check_not_compiled(where, model, within=False)
         if check:
             check_evaluation_mode(where, model)
         inputs = None if first_inputs is None or head is not None else first_inputs()
@@ -220,7 +221,7 @@ def find_last_layer(
         linear = _linear_called(where, model, name)
         last = LastLayer(linear.weight.detach(), _bias(linear), model, name, parameters=_parameter_names(model, name, linear))
         if check and head is None:
-            calls, output = _head_calls(model, name, inputs)
+            calls, output = _head_calls(where, model, name, inputs)
             logits = logits_in(output)
             assert logits is not None  # by which the head was found
             last.require_linear(where, calls[-1][0], logits)
@@ -282,7 +283,7 @@ def _find_by_running(where: str, model: nn.Module, inputs: Any) -> str:
     ]
     try:
         with torch.inference_mode():
-            logits = logits_of(model, inputs)
+            logits = logits_of(where, model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..checks import check_evaluation_mode
-from ..data.sources import BatchForm
+from ..checks import check_evaluation_mode, check_not_compiled
+from ..data import Batch, BatchForm
 from ..errors import InputError, InputTypeError
 from ..losses import Loss
 from .last_layer import find_last_layer
-from .outputs import call_arguments, label_tensor, logits_of_output, moved, rows_of, samples
+from .outputs import call_arguments, dtypes_explained, label_tensor, logits_of_output, moved, rows_of, samples
 from .tokens import counted_tokens, is_counted, token_labels
 
 Parameters = Mapping[str, Tensor]
@@ -61,6 +61,7 @@ class Network:
                 f"{where}: expected model to be an nn.Module for params={params!r}; got {type(model).__name__}. "
                 "Leave params out to score its last layer."
             )
+        check_not_compiled(where, model, within=True)
         if check:
             check_evaluation_mode(where, model)
         self.where, self.model, self.loss, self.tokens = where, model, loss, tokens
@@ -93,7 +94,7 @@ class Network:
     def logits(self, parameters: Parameters, inputs: Any) -> Tensor:
         """What the model gives for a batch."""
         arguments, keywords = call_arguments(inputs)
-        with self._autocast():
+        with dtypes_explained(self.where, self.model, inputs), self._autocast():
             output = functional_call(self.structure, dict(parameters), arguments, keywords)
         return in_full(logits_of_output(self.where, self.structure, output))
 
@@ -237,18 +238,24 @@ class Network:
         other.loss, other.tokens, other.step = loss, tokens, SampleLosses(self.structure, loss, tokens)
         return other
 
-    def place(self, batch: Any) -> Any:
+    def place(self, part: Any) -> Any:
         """Inputs or labels, moved to where the model is."""
-        return moved(batch, self.device)
+        return moved(part, self.device)
+
+    def enter(self, batch: Batch) -> tuple[Any, int | None]:
+        """(inputs where the model is, how many samples they are of, if any); losses are of batches in this form from now on."""
+        self.step.form = batch.form
+        placed = self.place(batch.inputs)
+        return placed, samples(placed)
 
 
 class SampleLosses(nn.Module):
     """The loss as the output of a module, so that `functional_call` reaches the model inside a caller's own loss."""
 
-    def __init__(self, model: nn.Module, loss: Loss | SampleLoss, tokens: str) -> None:
+    def __init__(self, model: nn.Module, loss: Loss | SampleLoss, tokens: str, form: BatchForm | None = None) -> None:
         super().__init__()
         self.model, self.loss, self.tokens = model, loss, tokens
-        self.form = BatchForm()  # of the batches that a loss of the user's own gets
+        self.form = form or BatchForm()  # of the batches that a loss of the user's own gets
 
     def forward(self, inputs: Any, labels: Any) -> Tensor:
         if isinstance(self.loss, Loss):
@@ -328,10 +335,11 @@ def scored_names(where: str, model: nn.Module, params: str | Sequence[str]) -> l
 
 
 def _own_values(model: nn.Module) -> dict[str, Tensor]:
-    """The floating-point parameters without their graph; those that a forward pass renormalises in place are copied."""
+    """The floating-point parameters without their graph; copied are those that a forward pass renormalises in place, and those
+    made in inference mode, which take no part in derivatives."""
     renormalised = {id(module.weight) for module in model.modules() if getattr(module, "max_norm", None) is not None}
     return {
-        name: value.detach().clone() if id(value) in renormalised else value.detach()
+        name: value.detach().clone() if id(value) in renormalised or value.is_inference() else value.detach()
         for name, value in model.named_parameters()
         if value.dtype.is_floating_point
     }

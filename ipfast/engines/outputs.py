@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, InputTypeError
+from .trace import tensors_in
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -28,6 +30,23 @@ def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+@contextmanager
+def dtypes_explained(where: str, model: nn.Module, inputs: Any) -> Iterator[None]:
+    """What a model raises for numbers of another dtype than its own, such as float64 or uint8, with what to do about it."""
+    try:
+        yield
+    except RuntimeError as error:
+        own = {value.dtype for value in model.parameters() if value.dtype.is_floating_point}
+        given = {value.dtype for value in tensors_in(inputs)}
+        if "type" not in str(error) or len(own) != 1 or given <= own:
+            raise
+        expected, got = (", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in kinds)) for kinds in (own, given))
+        raise InputTypeError(
+            f"{where}: expected inputs for a model whose parameters are {expected}; for {got} it raised: "
+            f"{str(error).splitlines()[0].rstrip('.')}. Convert the inputs to {expected}."
+        ) from error
 
 
 def logits_in(output: Any) -> Tensor | None:

@@ -49,14 +49,12 @@ class NetworkJob:
     def blocks(self, argument: str, source: Source) -> Iterator[tuple[int, Any, Any]]:
         """(first row, inputs, labels) of each batch, in order, where the network is."""
         start = 0
-        for inputs, labels in source.batches(self.batch_size or LARGEST_BATCH):
+        for batch in source.batches(self.batch_size or LARGEST_BATCH):
             where = f"{self.where}, {argument} batch from row {start}"
-            placed = self.network.place(inputs)
-            count = samples(placed)
+            placed, count = self.network.enter(batch)
             if count is None:
                 raise InputError(f"{where}: expected inputs with a first dimension of samples; got none.")
-            self.network.step.form = source.form
-            prepared = self.network.prepare(where, placed, labels, count)
+            prepared = self.network.prepare(where, placed, batch.labels, count)
             size = self._size(placed, prepared, count)
             for first in range(0, count, size):
                 rows = slice(first, min(first + size, count))

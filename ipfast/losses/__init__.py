@@ -17,7 +17,7 @@ def get_loss(where: str, loss: str | Loss) -> Loss:
     if not isinstance(loss, str):
         raise InputTypeError(
             f"{where}: expected loss to be a name ({', '.join(LOSSES)}) or an object of ipfast.losses; "
-            f"got {type(loss).__name__}."
+            f"got {type(loss).__name__}. A function (model, batch) -> [B] goes with params='all' or patterns of names."
         )
     return LOSSES.get(where, loss)()
 

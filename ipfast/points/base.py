@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from .. import ops
 from ..checks import existing_file
+from ..data import Batch
 from ..data.files import file_hash, read_state
 from ..errors import InputError
 from ..losses import Loss
@@ -120,11 +120,11 @@ class Trainable:
 
     Attributes:
         module: gives the caller's model, to be copied and never changed.
-        losses: (module, inputs, labels, a loss, or None for the scored one) -> ℓ_i [B] of a batch, differentiable.
+        losses: (module, a batch, a loss, or None for the scored one) -> its ℓ_i [B], differentiable.
     """
 
     module: Callable[[], nn.Module]
-    losses: Callable[[nn.Module, Any, Any, Loss | None], Tensor]
+    losses: Callable[[nn.Module, Batch, Loss | None], Tensor]
 
 
 class Points(ABC):

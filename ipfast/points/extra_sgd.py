@@ -14,8 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checks import positive_integer
-from ..data import ArraySource, open_source
-from ..data.sources import split_batch
+from ..data import ArraySource, Batch, open_source, split_batch
 from ..errors import InputError, InputTypeError
 from ..losses import Loss, get_loss
 from ..registry import check_choice
@@ -42,6 +41,7 @@ class ExtraSGD(Points):
         estimator: "gradient", the mean of the members' inner products; or "loss_deviation", the estimator of GEX, which takes
             no gradients: (1/T) Σ_t (ℓ_i(θ_t) − max(ℓ_i(θ), ε)) (ℓ_V(θ_t) − max(ℓ_V(θ), ε)) with ε = 0.05, and with
             target="self" minus the mean square of a sample's own deviation.
+        labels_key: where the batches of `train` are dictionaries.
 
     Source: GEX (Kim, Kim, Yang: "GEX: A flexible method for approximating influence via Geometric Ensemble", NeurIPS 2023);
     with gradients as in arXiv 2405.17490.
@@ -54,6 +54,7 @@ class ExtraSGD(Points):
     seed: int = 0
     loss: str | Loss = "auto"
     estimator: str = "gradient"
+    labels_key: str = "labels"
 
     def __post_init__(self) -> None:
         where = "ExtraSGD"
@@ -82,7 +83,7 @@ class ExtraSGD(Points):
                 "method=ipfast.Method(points=ipfast.ExtraSGD(train, optimizer=lambda p: torch.optim.SGD(p, lr=0.01)))."
             )
         if not isinstance(self.train, DataLoader):
-            open_source("ExtraSGD", "train", self.train, batch_size=BATCH_SIZE)
+            open_source("ExtraSGD", "train", self.train, batch_size=BATCH_SIZE, labels_key=self.labels_key)
 
     def points(self, trainable: Trainable | None = None) -> Iterator[Point]:
         assert trainable is not None
@@ -100,29 +101,29 @@ class ExtraSGD(Points):
         loss = None if isinstance(self.loss, str) and self.loss == "auto" else get_loss("ExtraSGD", self.loss)
         for member in range(self.members):
             with self._seeded(member, parameters):
-                for inputs, labels in (batch for _ in range(self.epochs) for batch in self._batches()):
+                for batch in (batch for _ in range(self.epochs) for batch in self._batches()):
                     optimizer.zero_grad()
-                    trainable.losses(module, inputs, labels, loss).mean().backward()  # type: ignore[no-untyped-call]
+                    trainable.losses(module, batch, loss).mean().backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
             values = {name: value.detach().clone() for name, value in module.state_dict().items()}
             yield Point(1 / self.members, state=State(values))
 
-    def _batches(self) -> Iterable[tuple[Any, Any]]:
+    def _batches(self) -> Iterable[Batch]:
         """One epoch, in an order that torch's default generator decides."""
         source = None
         if not isinstance(self.train, DataLoader):
-            source = open_source("ExtraSGD", "train", self.train, batch_size=BATCH_SIZE)
+            source = open_source("ExtraSGD", "train", self.train, batch_size=BATCH_SIZE, labels_key=self.labels_key)
         if isinstance(source, ArraySource):
             order = torch.randperm(len(source.labels)).numpy()
             for start in range(0, len(order), BATCH_SIZE):
                 rows = order[start : start + BATCH_SIZE]
-                yield torch.as_tensor(source.inputs.array[rows]), source.labels[rows]
+                yield Batch(source.inputs.taken(rows), source.labels[rows])
             return
         loader = self.train
         if not isinstance(loader, DataLoader):
             loader = DataLoader(self.train, batch_size=BATCH_SIZE, shuffle=True)
         for batch in loader:
-            yield split_batch("ExtraSGD", "train", batch)
+            yield split_batch("ExtraSGD", "train", batch, self.labels_key)
 
     @contextmanager
     def _seeded(self, member: int, parameters: list[nn.Parameter]) -> Iterator[None]:
