@@ -69,7 +69,8 @@ class Curated:
 
         .npy, .csv or .parquet get the kept indices, the new labels or the weights, tables with the ids of the samples where the
         scores have them; .npz and .safetensors the curated `features` and `labels` themselves, with `index` where samples were
-        dropped and `weights` where they are weighted; of files that are memory-mapped what is kept is in memory at once.
+        dropped and `weights` where they are weighted. Features of memory-mapped files are copied in blocks; where samples are
+        dropped through a temporary file beside `out`.
 
         Args:
             data: the training data of .npz and .safetensors: a pair of arrays or .npy paths, or a path with both.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from ..data import read_pair, write_table
+from ..data.rows import backing_map
 from ..data.writers import ARCHIVES, write_archive
 from ..errors import InputError, InputTypeError
+
+BLOCK_BYTES = 64 * 2**20
+"""Of memory-mapped features that are copied at once."""
 
 
 def write(
@@ -40,10 +47,25 @@ def write(
     for name, array in (("features", features), ("labels", given)):
         if len(array) != rows:
             raise InputError(f"{where}: expected {name} of the {rows} scored samples; got {len(array)}.")
-    kept: Any = slice(None) if keep is None else keep
-    arrays = {"features": features[kept], "labels": (given if labels is None else labels)[kept]}
-    index = {} if keep is None else {"index": keep}
-    write_archive(file, {**arrays, **index, **(more or {})})
+    chosen = given if labels is None else labels
+    beside = {"labels": chosen} if keep is None else {"labels": chosen[keep], "index": keep}
+    with _rows(features, keep, file.parent) as kept:
+        write_archive(file, {"features": kept, **beside, **(more or {})})
+
+
+@contextmanager
+def _rows(features: Any, keep: np.ndarray | None, folder: Path) -> Iterator[Any]:
+    """Some rows of an array; those of a memory map lie in a temporary file, since they may be larger than memory."""
+    if keep is None or not len(keep) or not isinstance(features, np.ndarray) or backing_map(features) is None:
+        yield features if keep is None else features[keep]
+        return
+    shape = features.shape[1:]
+    size = max(1, BLOCK_BYTES // max(1, features.dtype.itemsize * math.prod(shape)))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".curated.") as place:
+        kept = np.lib.format.open_memmap(Path(place) / "features.npy", "w+", features.dtype, (len(keep), *shape))
+        for start in range(0, len(keep), size):
+            kept[start : start + size] = features[keep[start : start + size]]
+        yield kept
 
 
 def training_arrays(where: str, file: Path, data: Any) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:

@@ -1,6 +1,7 @@
 """One step from scores to a training set: what changed, data sets for training, and files."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas
@@ -352,6 +353,26 @@ def test_archives_hold_the_data_as_it_is_curated(ending, tmp_path):
     assert found["labels"].tolist() == Y
     assert found["weights"].tolist() == reweight(S).tolist()
     assert ipfast.score(torch.nn.Linear(2, 2), tmp_path / f"out{ending}", (X, np.array(Y))).values.shape == (6,)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+@pytest.mark.parametrize("action", ["trim", "reweight"])
+def test_features_of_a_memory_map_do_not_come_into_memory(ending, action, tmp_path, monkeypatch):
+    monkeypatch.setattr("ipfast.curate.files.BLOCK_BYTES", 2**20, raising=False)
+    x = np.arange(2**23, dtype=np.float64).reshape(-1, 256)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", np.arange(len(x)))
+    made = apply(torch.linspace(1, 0, len(x)), action, 10 if action == "trim" else None)
+    folder = {"x.npy", "y.npy", f"out{ending}"}
+    tracemalloc.start()
+    made.save(tmp_path / f"out{ending}", (tmp_path / "x.npy", tmp_path / "y.npy"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.6 * x.nbytes  # NumPy writes archives in pieces of 16 MiB
+    assert {file.name for file in tmp_path.iterdir()} == folder
+    file = tmp_path / f"out{ending}"
+    found = dict(np.load(file)) if ending == ".npz" else load_file(file)
+    assert np.array_equal(found["features"], x[:-10] if action == "trim" else x)
 
 
 @pytest.mark.parametrize(
