@@ -77,6 +77,8 @@ def check_finite_network(where: str, model: nn.Module) -> None:
 
 def existing_file(where: str, argument: str, path: str | os.PathLike[str]) -> Path:
     """`path` as a Path to a file that is there."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputTypeError(f"{where}: expected {argument} to be the path of a file; got {type(path).__name__}.")
     result = Path(path)
     if not result.exists():
         raise MissingFileError(f"{where}: expected {argument} to be a file; {str(result)!r} does not exist. Check the path.")
@@ -149,6 +151,16 @@ def positive_integer(where: str, argument: str, value: Any) -> int:
     return number
 
 
+def random_seed(where: str, value: Any) -> int:
+    """`value` as what torch's generators are seeded with."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputTypeError(f"{where}: expected seed to be an integer; got {type(value).__name__}. Pass an int.")
+    number = int(value.__index__())
+    if not 0 <= number < 2**64:
+        raise InputError(f"{where}: expected seed to be in 0 .. 2^64-1; got {number}. Choose another one.")
+    return number
+
+
 def check_precision(where: str, precision: object) -> None:
     """Refuse a precision that does not exist."""
     if precision not in (None, "bf16"):
@@ -165,6 +177,13 @@ def require_narrow(where: str, precision: str | None, dtype: torch.dtype) -> Non
             f"{where}: expected float32, float16 or bfloat16 features with precision='bf16'; got float64. Leave precision out "
             "to compute in float64, or convert the features to bfloat16 (half the memory of float32) or float32."
         )
+
+
+def fixed_width(array: np.ndarray) -> np.ndarray:
+    """Strings that are objects, as of pandas, or NumPy's StringDType, as NumPy's own; any other array as it is."""
+    if array.dtype.kind in "OT" and all(isinstance(each, str) for each in array.flat):
+        return array.astype(object).astype(str)
+    return array
 
 
 def native(dtype: np.dtype) -> np.dtype:

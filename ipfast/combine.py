@@ -20,20 +20,27 @@ def weighted_sum(columns: Tensor, weights: Sequence[float]) -> Tensor:
     return total
 
 
-def combined(members: Tensor, weights: Sequence[float], combine: str) -> Tensor:
-    """[N, Q] from the scores of all points [N, T, Q]: their weighted sum, or that of their z-scores or ranks over N."""
+def combined(members: Tensor, weights: Sequence[float], combine: str, has_loss: Tensor | None = None) -> Tensor:
+    """[N, Q] from the scores of all points [N, T, Q]: their weighted sum, or that of their z-scores or ranks over N.
+
+    Args:
+        has_loss: [N] bool, false for sequences in which no token counts: they stay 0 and are not among the N; None: all.
+    """
     if combine == "mean":
         return weighted_sum(members, weights)
-    standard = torch.empty_like(members)
+    rows = torch.ones(len(members), dtype=torch.bool) if has_loss is None else has_loss
+    standard = torch.zeros_like(members)
     for t in range(members.shape[1]):
         for q in range(members.shape[2]):
-            column = members[:, t, q].double()
-            standard[:, t, q] = _ranks(column) if combine == "rank" else _zscores(column)
+            column = members[rows, t, q].double()
+            standard[rows, t, q] = (_ranks(column) if combine == "rank" else _zscores(column)).to(standard)
     return weighted_sum(standard, weights)
 
 
 def _zscores(s: Tensor) -> Tensor:
     """(s − mean)/standard deviation; zero where all are equal."""
+    largest = s.abs().max() if len(s) else s.new_zeros(())
+    s = s / largest if largest > 0 else s  # whose squares may be too small or too large for a number
     centred = s - s.mean()
     spread = centred.square().mean().sqrt()
     # Equal scores may have a mean that differs from them by its rounding.

@@ -149,10 +149,10 @@ def head_scores(
         first = len(result.terms)
         terms = list((stored.terms if stored else ())[first : first + len(group.points)])
         run.add(group, GroupScorer(group, terms if maker is None else maker.terms(group)))
-    values, members = result.finish()
+    record, counted = run.record, None
+    values, members = result.finish(None if record is None or record.each else record.counts > 0)
     if queries is None and not pairs:
         values, members = values[:, 0], None if members is None else members[:, :, 0]
-    record, counted = run.record, None
     samples = len(values) if record is None else len(record.counts)
     if record is not None and record.each:
         values, counted = record.spread(values), record.mask()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .checks import random_seed
 from .curvature import CG, EKFAC, Arnoldi, Curvature, DataInf, Exact, Fitted, Identity, LiSSA, Source
 from .errors import InputError, InputTypeError
 from .points import Checkpoints, Dropout, ExtraSGD, Final, Points, Segments
@@ -86,6 +87,7 @@ class Control:
 
     def __post_init__(self) -> None:
         check_choice("Control", "name", self.name, ("loss", "random"))
+        random_seed("Control", self.seed)
 
 
 METHODS: Registry[Method | Control] = Registry("method")

@@ -48,6 +48,9 @@ class NetworkRun:
         train: the training data, to which a curvature is fitted.
         check: look, before any work, for what ruins scores silently.
         passes: how those of a fit are shown and kept.
+
+    Attributes:
+        has_loss: of each batch that was scored last, whether its samples have a loss: no sequence in which no token counts.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class NetworkRun:
         for _, argument, source in () if validation is None else validation.passes():
             require_array_labels(job.where, argument, source)
         self.train = train
+        self.has_loss: list[Tensor] = []
         if train is not None:
             require_array_labels(job.where, "train", train)
 
@@ -127,6 +131,7 @@ class NetworkRun:
                 else:
                     terms = [] if self.maker is None else self.maker.terms(group)
                 scorer = NetworkScorer(group, terms)
+                self.has_loss = []
                 parts = self._parts(scorer, source, alone=result.alone(terms))
                 result.add(
                     stream(parts, source, self.method.name, progress, ragged=self.job.by == "token"), terms, scorer.weights
@@ -139,6 +144,7 @@ class NetworkRun:
         for start, inputs, labels in self.job.blocks("train", source):
             columns = scorer(inputs, labels)
             self.job.require_finite("train", start, columns)
+            self.has_loss.append(self.job.network.has_loss(labels, len(columns)).cpu())
             yield len(columns), columns if alone else weighted_sum(columns, scorer.weights)
 
     def _losses(self, module: nn.Module, batch: Batch, loss: Loss | None) -> Tensor:
@@ -184,7 +190,8 @@ def network_scores(
     """
     started = time.perf_counter()
     scorers = run.score(source, result, None if stored is None else stored.terms, progress)
-    values, members = result.finish()
+    has_loss = torch.cat(run.has_loss)
+    values, members = result.finish(has_loss)
     if queries is None and not pairs:
         values, members = values[..., 0], None if members is None else members[..., 0]
     parts: dict[str, Any] = {}
@@ -207,6 +214,8 @@ def network_scores(
     }
     if run.job.by == "token":
         stats["at_no_position"] = scorers[0].elsewhere
+    if network.of_tokens:
+        stats["empty_sequences"] = int((~has_loss).sum())
     if len(result.weights) > 1:
         stats["members"] = len(result.weights)
     if ids is not None and len(ids) != len(values):

@@ -22,7 +22,7 @@ from .arguments import (
     require_one_query,
     require_val,
 )
-from .checks import check_no_overwriting, check_precision, positive_integer, usable_device
+from .checks import check_no_overwriting, check_precision, fixed_width, positive_integer, usable_device
 from .curvature import Passes
 from .data import Source, check_output, open_source, same_data
 from .data.writers import FORMATS
@@ -38,7 +38,7 @@ from .opening import open_head, open_network
 from .pairwise import require_pairs
 from .query_file import Query
 from .registry import check_choice
-from .scores import Scores
+from .scores import Scores, check_columns
 from .streaming import Result
 
 
@@ -203,6 +203,8 @@ def score(
         return _finish(where, Scores(_random(source, chosen), "random", "none", "reference", {}, names), output)
 
     queries = stored.queries if stored is not None else None if validation is None else validation.names
+    if output is not None and output.suffix in (".csv", ".parquet"):
+        check_columns(where, queries or ())
     passes = Passes(where, chosen.name, progress, source.rows)
     asked: dict[str, Any] = {"stored": stored, "result": Result(combine, keep_members), "queries": queries}
     asked |= {"progress": progress, "ids": names, "pairs": not aggregate}
@@ -279,9 +281,7 @@ def _device_of(model: Any, train: Any) -> torch.device:
 def _names(where: str, ids: Any, source: Source) -> np.ndarray | None:
     if ids is None:
         return None
-    names = np.asarray(ids)
-    if names.dtype.kind in "OT" and all(isinstance(name, str) for name in names.flat):  # names as pandas gives them
-        names = names.astype(str)
+    names = fixed_width(np.asarray(ids))
     if names.ndim != 1 or names.dtype.kind not in "biufU" or (source.rows is not None and len(names) != source.rows):
         raise InputError(
             f"{where}: expected ids to be {source.rows if source.rows is not None else 'N'} numbers or strings, one a sample; "

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from .checks import as_tensor, existing_file, positive_integer
 from .data.archives import opened_archive
 from .data.files import read_scores
-from .data.writers import FORMATS, check_output, write_table, written_whole
+from .data.writers import FORMATS, as_array, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
 from .registry import check_choice
 
@@ -212,13 +212,7 @@ class Scores:
             names = {"index": np.arange(len(self))} if self.ids is None else {"id": self.ids}
             layers = self._layer_columns() if file.suffix != ".npy" else {}
             named = self.queries or () if file.suffix != ".npy" else ()
-            for name in named:
-                longer = next((other for other in named if other.startswith(f"{name}, ")), None)
-                if longer is not None:  # parts of a layer are named so
-                    raise InputError(
-                        f"{where}: expected queries whose columns can be told apart; {longer!r} looks like a part of {name!r}. "
-                        "Save as .safetensors, or rename one of them."
-                    )
+            check_columns(where, named)
             return write_table(where, file, {**names, **self._columns(file.suffix), **layers})
         about = {
             "method": self.method,
@@ -231,15 +225,15 @@ class Scores:
         }
         arrays = {"values": self.values} | {name: array for name in BESIDE if (array := getattr(self, name)) is not None}
         with written_whole(file) as beside:
-            save_file({name: array.contiguous().numpy() for name, array in arrays.items()}, beside, metadata=about)
+            save_file({name: as_array(array.contiguous()) for name, array in arrays.items()}, beside, metadata=about)
         return None
 
     def _columns(self, suffix: str) -> dict[str, np.ndarray]:
         """The scores as columns of a table: one a query, where it is not the one array of .npy."""
         if self.values.dim() == 1 or suffix == ".npy":
-            return {"score": self.values.numpy()}
+            return {"score": as_array(self.values)}
         names = self.queries or tuple(map(str, range(self.values.shape[1])))
-        return {f"score {name}": self.values[:, index].contiguous().numpy() for index, name in enumerate(names)}
+        return {f"score {name}": as_array(self.values[:, index].contiguous()) for index, name in enumerate(names)}
 
     def _layer_columns(self) -> dict[str, np.ndarray]:
         """The parts of each layer as columns of a table, named after the column that they are parts of."""
@@ -253,7 +247,7 @@ class Scores:
         """One row a counted token: its sequence, its position and its score."""
         sequence, position = (place.numpy() for place in counted.nonzero(as_tuple=True))
         names = {"index": sequence} if self.ids is None else {"id": self.ids[sequence]}
-        return {**names, "token": position, "token score": self.values[counted].numpy()}
+        return {**names, "token": position, "token score": as_array(self.values[counted])}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -277,4 +271,15 @@ class Scores:
                 queries=None if queries is None else tuple(queries),
                 layers=None if layers is None else tuple(layers),
                 **{name: archive.get_tensor(name) for name in BESIDE if name in archive.keys()},  # noqa: SIM118 (not a dict)
+            )
+
+
+def check_columns(where: str, queries: Sequence[str]) -> None:
+    """Refuse names of queries that a table could not tell apart."""
+    for name in queries:
+        longer = next((other for other in queries if other.startswith(f"{name}, ")), None)
+        if longer is not None:  # parts of a layer are named so
+            raise InputError(
+                f"{where}: expected queries whose columns can be told apart; {longer!r} looks like a part of {name!r}. "
+                "Save as .safetensors, or rename one of them."
             )

@@ -88,11 +88,11 @@ class Result:
         self.terms += terms
         self.weights += weights
 
-    def finish(self) -> tuple[Tensor, Tensor | None]:
-        """(scores [N, Q], scores at each point [N, T, Q] if asked for)"""
+    def finish(self, has_loss: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(scores [N, Q], scores at each point [N, T, Q] if asked for); `has_loss` as in `combined`."""
         if self._total is not None:
             return self._total, None
         members = self._kept[0] if len(self._kept) == 1 else torch.cat(self._kept, dim=1)
         if by_deviation(self.terms):
             members, self.weights = deviations(members, self.terms), self.weights[1:]
-        return combined(members, self.weights, self.combine), members if self.keep_members else None
+        return combined(members, self.weights, self.combine, has_loss), members if self.keep_members else None

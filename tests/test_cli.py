@@ -614,3 +614,27 @@ def test_tokens_are_scored_and_the_lowest_are_shown(tmp_path, monkeypatch):
     lowest = values.argsort()[:3]
     assert [[int(row), int(token)] for row, token, _ in rows] == places[lowest].tolist()
     assert [score for _, _, score in rows] == [f"{float(value):.5g}" for value in values[lowest]]
+
+
+def test_scores_of_several_queries_are_summed_up_one_by_one(folder):
+    problem = linear_problem()
+    several = {"cats": problem.val, "dogs": (problem.x_val + 1, problem.y_val)}
+    ipfast.query(problem.model, several, out="query.safetensors")
+    done = run(*ONE, "--stored-query", "query.safetensors", "--rows", 1, "--out", "scores.csv")
+    assert done.exit_code == 0, done.output
+    scores = ipfast.Scores.load("scores.csv")
+    for number, name in enumerate(("cats", "dogs")):
+        part = done.output.split(f"Query {name}:")[1]
+        assert part.splitlines()[1].startswith(f"{int((scores.values[:, number] < 0).sum())} negative;")
+        assert int(part.splitlines()[4].split()[0]) == int(scores.values[:, number].argmin())
+
+
+def test_tokens_of_which_none_counts(tmp_path, monkeypatch):
+    problem = token_problem()
+    monkeypatch.chdir(tmp_path)
+    np.savez("val.npz", features=problem.val[0].numpy(), labels=problem.val[1].numpy())
+    np.savez("data.npz", features=problem.train[0].numpy(), labels=np.full(problem.y.shape, -100))
+    save_file({name: value.detach() for name, value in problem.head.state_dict().items()}, "head.safetensors")
+    done = run(*ONE, *VAL, "--tokens", "each")
+    assert done.exit_code == 0, done.output
+    assert "No token counts" in done.output

@@ -703,3 +703,18 @@ def test_scores_of_tokens_select_sequences_only_when_told_how(tmp_path):
     for name in ("s.csv", "s.npy"):  # a file of tokens must not pass for one of samples
         with pytest.raises(ipfast.InputError, match=r"Scores\.load: expected path to"):
             ipfast.Scores.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("combine", ["zscore", "rank"])
+@pytest.mark.parametrize("params", ["last", "all"])
+def test_sequences_without_tokens_are_not_among_those_that_are_ranked(combine, params):
+    problem = token_problem()
+    method = ipfast.Method(points=ipfast.Dropout(3, 0.3, combine=combine))
+    full = problem.counted.any(dim=1)
+    options = {"method": method, "params": params, "progress": False}
+    (x, y), val = ((x.nan_to_num(), y) for x, y in (problem.train, problem.val))
+    found = ipfast.score(problem.head, (x, y), val, **options)
+    expected = ipfast.score(problem.head, (x[full], y[full]), val, **options)
+    assert found.values[EMPTY] == 0
+    assert found.stats["empty_sequences"] == 1
+    assert_relative(found.values[full], expected.values, FLOAT64_RELATIVE)

@@ -79,12 +79,23 @@ def score(
 
 
 def _summary(scores: ipfast.Scores, rows: int) -> None:
-    values = scores.values if scores.counted is None else scores.values[scores.counted]
-    quantiles = np.quantile(values.double().numpy(), [0.05, 0.5, 0.95])
     typer.echo(
         f"{len(scores)} samples, method {scores.method}, engine {scores.engine}, backend {scores.backend}"
         + (f", {scores.stats['score_seconds']:.3g} s" if "score_seconds" in scores.stats else "")
     )
+    for query in scores.queries or ():
+        typer.echo(f"Query {query}:")
+        _of_query(scores.only(query), rows)
+    if not scores.queries:
+        _of_query(scores, rows)
+
+
+def _of_query(scores: ipfast.Scores, rows: int) -> None:
+    values = scores.values if scores.counted is None else scores.values[scores.counted]
+    if not len(values):
+        typer.echo("No token counts: all labels are the ignored one.")
+        return
+    quantiles = np.quantile(values.double().numpy(), [0.05, 0.5, 0.95])
     typer.echo(
         f"{int((values < 0).sum())} negative; minimum {float(values.min()):.4g}, 5 % {quantiles[0]:.4g}, "
         f"median {quantiles[1]:.4g}, 95 % {quantiles[2]:.4g}, maximum {float(values.max()):.4g}"

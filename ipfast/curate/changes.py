@@ -46,6 +46,8 @@ def report(
     if len(named) != 1:
         raise InputError(f"{where}: expected one of keep, new_labels and weights; got {' and '.join(named) or 'none'}.")
     labels, groups = read_values(where, "labels", labels), read_values(where, "groups", groups)
+    if rows is not None and (isinstance(rows, bool) or not hasattr(rows, "__index__") or int(rows.__index__()) < 0):
+        raise InputTypeError(f"{where}: expected rows to be how many samples there are, a whole number; got {rows!r}.")
     if rows is None:
         rows = _rows_of(where, {"labels": labels, "groups": groups, **changes})
     before = Before.read(where, rows, labels, groups)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ..checks import fixed_width
 from ..data import read_pair, write_table
 from ..data.rows import backing_map
 from ..data.writers import ARCHIVES, write_archive
@@ -93,16 +95,27 @@ def training_arrays(where: str, file: Path, data: Any) -> tuple[np.ndarray | Ten
 
 def _storable(where: str, file: Path, name: str, values: Any) -> np.ndarray | Tensor:
     """Numbers, or labels that are strings where the archive holds such."""
-    if isinstance(values, Tensor):
+    if isinstance(values, Tensor) and values.layout == torch.strided and values.dim():
         return values.detach().cpu()
-    array = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
-    if array.dtype.kind in "OT" and all(isinstance(each, str) for each in array.flat):
-        array = array.astype(str)
+    if isinstance(values, Tensor) or hasattr(values, "toarray"):
+        raise InputTypeError(
+            f"{where}: expected {name} of data to be a dense array, a row for each sample; got a {type(values).__name__}."
+        )
+    try:
+        array = fixed_width(np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values))
+    except ValueError as error:
+        raise InputTypeError(
+            f"{where}: expected {name} of data to be an array; {str(error).rstrip('.')}. Pad its rows to one length."
+        ) from error
     if array.dtype.kind == "U" and name == "labels" and file.suffix == ".safetensors":
         raise InputError(
             f"{where}: expected labels as numbers in {file.name!r}, which holds no strings. Write .npz, or encode them."
         )
-    if array.dtype.kind not in ("biufU" if name == "labels" else "biuf") or not array.ndim:
+    if (
+        array.dtype.kind not in ("biufU" if name == "labels" else "biuf")
+        or not array.ndim
+        or (array.dtype.itemsize > 8 and array.dtype.kind == "f")
+    ):
         raise InputTypeError(
             f"{where}: expected {name} of data to be numbers, a row for each sample; got {array.dtype} {list(array.shape)}."
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import as_tensor
+from ..checks import as_tensor, fixed_width
 from ..data.files import read_named, read_npy
 from ..errors import InputError, InputTypeError
 from ..scores import Scores
@@ -55,16 +55,16 @@ def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Te
         array = array[:, 0]
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
-    if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.flat):
-        array = array.astype(str)
-    if array.dtype.kind not in "iufUT" or array.shape != (rows,):
+    array = fixed_width(array)
+    if array.dtype.kind not in "iufU" or array.shape != (rows,):
         got = f"{array.dtype} {list(array.shape)}" if array.ndim else type(values).__name__
         raise InputError(
             f"{where}: expected {argument} to be {rows} numbers or strings, one for each scored sample; got {got}."
         )
     names, numbers = np.unique(array, return_inverse=True)
-    if array.dtype.kind == "f" and np.isnan(names).any():
-        raise InputError(f"{where}: expected {argument} without NaN; got it at row {int(np.isnan(array).nonzero()[0][0])}.")
+    if array.dtype.kind == "f" and not np.isfinite(names).all():
+        row = int((~np.isfinite(array)).nonzero()[0][0])
+        raise InputError(f"{where}: expected finite {argument}; got {array[row]} at row {row}.")
     shown = [str(int(name)) if array.dtype.kind == "f" and name == int(name) else str(name) for name in names.tolist()]
     return torch.from_numpy(numbers.astype(np.int64).reshape(-1)), shown
 
@@ -206,7 +206,13 @@ def _array(where: str, argument: str, values: Any) -> Any:
 def read_numbers(where: str, argument: str, values: Any, expected: str, *, widen: str = "ub") -> Tensor:
     """Numbers as a tensor; of arrays those of the kinds `widen`, unsigned and bool, as int64, which is a copy of all."""
     values = _array(where, argument, values)
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
+    if isinstance(values, Tensor) and values.dtype in (
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+    ):  # of which torch can do little
+        values = values.long()
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iufb" and values.dtype.itemsize <= 8:
         values = as_tensor(values.astype(np.int64) if values.dtype.kind in widen else values)
     if not isinstance(values, Tensor) or values.dtype.is_complex:
         kind = str(values.dtype) if isinstance(values, (np.ndarray, Tensor)) else type(values).__name__

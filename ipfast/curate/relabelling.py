@@ -122,7 +122,9 @@ def _soft(z: Tensor, y: Tensor) -> Tensor:
 def label_scores(query: Any, features: Any) -> Tensor:
     """What each sample would score under each label c, up to a number of the sample: −Σ_t w_t u_t with u_t = G_t h + G_b,t.
 
-    The score of a sample with label c is E_p[u] − u_c, so the best label is the one of the lowest u.
+    The score of a sample with label c is E_p[u] − u_c, so the best label is the one of the lowest u. Label smoothing ε makes
+    1 − ε times as much of their differences, and so do the values here. With a pos_weight the order of both labels is that of
+    their scores, and their difference the one without the weight.
 
     Args:
         query: of `ipfast.query` at the last layer, or the path of a stored one; of one query.
@@ -154,11 +156,13 @@ def label_scores(query: Any, features: Any) -> Tensor:
             f"{form} of {outputs}{' with weights' if weight is not None else ''}."
         )
 
+    sharpness = 1 - getattr(query.loss, "label_smoothing", 0.0)
+
     def under_each_label(h: Tensor) -> Tensor:
         total = h.new_zeros(len(h), outputs)
         for term in terms:
             u = h @ term.gradient.to(h).T
-            total -= term.weight * (u if term.bias_gradient is None else u + term.bias_gradient.to(h))
+            total -= sharpness * term.weight * (u if term.bias_gradient is None else u + term.bias_gradient.to(h))
         return total
 
     total = head_outputs(where, features, width, outputs, under_each_label)

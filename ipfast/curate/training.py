@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, WeightedRandomSampler
 
-from ..checks import positive_integer
+from ..checks import positive_integer, random_seed
 from ..errors import InputError, InputTypeError
 from .inputs import kept_indices, sample_weights
 
@@ -27,7 +27,8 @@ class WithLabels(Dataset[Any]):
         labels_key: where the samples are mappings.
     """
 
-    def __init__(self, data: Any, labels: Tensor, labels_key: str = "labels") -> None:
+    def __init__(self, data: Any, labels: Any, labels_key: str = "labels") -> None:
+        labels = labels.to_numpy() if hasattr(labels, "to_numpy") else labels  # a Series is indexed by name
         _require_indexable("WithLabels", data, len(labels))
         self.data, self.labels, self.labels_key = data, labels, labels_key
 
@@ -50,7 +51,7 @@ class WithLabels(Dataset[Any]):
         return (*sample[:-1], label)
 
 
-def subset(data: Any, keep: Any, labels: Tensor | None = None, labels_key: str = "labels") -> Subset[Any]:
+def subset(data: Any, keep: Any, labels: Any = None, labels_key: str = "labels") -> Subset[Any]:
     """The samples to train on, with new labels where they are given.
 
     Args:
@@ -91,26 +92,18 @@ def sampler(weights: Any, *, samples: int | None = None, seed: int | None = None
     if not bool((found > 0).any()):
         raise InputError(f"{where}: expected weights of which one is positive, to draw it; got {len(found)}, all zero.")
     count = len(found) if samples is None else positive_integer(where, "samples", samples)
-    generator = None if seed is None else torch.Generator().manual_seed(_seed(where, seed))
+    generator = None if seed is None else torch.Generator().manual_seed(random_seed(where, seed))
     if not math.isfinite(float(found.sum())):  # draws depend on the ratios alone
         found = found / found.max()
     return WeightedRandomSampler(found.tolist(), count, generator=generator)
 
 
-def _seed(where: str, seed: Any) -> int:
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise InputTypeError(f"{where}: expected seed to be an integer; got {type(seed).__name__}. Pass an int.")
-    number = int(seed.__index__())
-    if not 0 <= number < 2**64:
-        raise InputError(f"{where}: expected seed to be in 0 .. 2^64-1; got {number}. Choose another one.")
-    return number
-
-
 def _require_indexable(where: str, data: Any, rows: int | None) -> None:
-    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+    by_name = isinstance(data, Mapping) or (hasattr(data, "to_numpy") and not isinstance(data, Tensor))
+    if by_name or not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise InputTypeError(
-            f"{where}: expected data with a length that is indexed by sample, as a Dataset; got {type(data).__name__}. A "
-            "stream has no subset."
+            f"{where}: expected data with a length that is indexed by sample, as a Dataset; got {type(data).__name__}. "
+            + ("It is indexed by name: pass a list or a Dataset of its rows." if by_name else "A stream has no subset.")
         )
     if rows is not None and len(data) != rows:
         raise InputError(f"{where}: expected labels of the {len(data)} samples of data; got {rows}.")

@@ -8,8 +8,10 @@ import json
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -21,18 +23,28 @@ from ..checks import as_tensor, existing_file
 from ..errors import InputError, UnavailableError
 
 _MAPPABLE = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
+BROKEN = (ValueError, OSError, EOFError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, TokenError)
+"""What NumPy raises for files that are damaged, encrypted or compressed in another way, or hold objects."""
 
 
 def read_npy(where: str, argument: str, path: str | os.PathLike[str]) -> np.ndarray:
     """The array of an .npy file, memory-mapped."""
     file = existing_file(where, argument, path)
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except (ValueError, OSError, EOFError) as error:
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+    except BROKEN as error:
         raise InputError(
             f"{where}: expected {argument} to be an .npy file of numbers; {str(file)!r} cannot be read ({error}). "
             "Save it with numpy.save and a numeric dtype."
         ) from error
+    if not isinstance(found, np.ndarray):
+        with found as archive:
+            names = ", ".join(map(repr, archive))
+        raise InputError(
+            f"{where}: expected {argument} to be an .npy file of numbers; {str(file)!r} is an archive with "
+            f"{names or 'nothing'}. Save the one array with numpy.save."
+        )
+    return found
 
 
 def read_named(where: str, argument: str, path: str | os.PathLike[str], names: tuple[str, ...]) -> dict[str, Any]:
@@ -66,7 +78,7 @@ def _read_npz(where: str, argument: str, file: Path, wanted: set[str]) -> tuple[
             if not isinstance(archive, Mapping):
                 raise ValueError("it holds a single array")
             return list(archive), {name: archive[name] for name in archive if name in wanted}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise InputError(
             f"{where}: expected {argument} to be an .npz file of numbers; {str(file)!r} cannot be read ({error})."
         ) from error
@@ -212,8 +224,8 @@ def read_head_name(where: str, path: str | os.PathLike[str]) -> str:
     """The name that a head had in its model ("fc"): safetensors metadata `name`, or an array `name` in an .npz; "" for none."""
     file = existing_file(where, "head", path)
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as archive:  # reads the one array
-            return str(archive["name"]) if "name" in archive else ""
+        found = read_named(where, "head", file, ("name?",))  # reads the one array
+        return str(found["name"]) if "name" in found else ""
     with safe_open(str(file), framework="pt") as archive:
         about: dict[str, str] = archive.metadata() or {}
         return about.get("name", "")
@@ -252,11 +264,12 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def _parameter(where: str, path: str | os.PathLike[str], name: str, found: Any, dimensions: int) -> Tensor:
-    value = found if isinstance(found, Tensor) else as_tensor(np.array(found))
-    if value.dim() != dimensions or not value.dtype.is_floating_point:
+    numbers = isinstance(found, Tensor) or (found.dtype.kind in "fiub" and found.dtype.itemsize <= 8)
+    value = found if isinstance(found, Tensor) else as_tensor(np.array(found)) if numbers else None
+    if value is None or value.dim() != dimensions or not value.dtype.is_floating_point:
         shape = "[C, d]" if dimensions == 2 else "[C]"
         raise InputError(
             f"{where}: expected {name} of shape {shape} and a floating-point dtype in head; {Path(path).name!r} has "
-            f"{list(value.shape)} {value.dtype}."
+            f"{list(found.shape)} {str(found.dtype).removeprefix('torch.')}."
         )
     return value

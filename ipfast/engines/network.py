@@ -131,11 +131,12 @@ class Network:
         if self._head_name is None:
             try:
                 last = find_last_layer(self.where, self.structure, first_inputs=lambda: inputs, check=False)
+                last.features(self.where, inputs, check=True)
             except InputError as error:
                 raise InputError(
                     f"{self.where}: expected a network whose logits are the output of an nn.Linear, whose input an adversary "
-                    f"moves; {type(self.model).__name__} ends otherwise. Leave out a final softmax or sigmoid, or use another "
-                    "impact."
+                    f"moves; {type(self.model).__name__} ends otherwise. Leave out a final softmax, sigmoid or operation in "
+                    "place, or use another impact."
                 ) from error
             self._head_name = last.name
         return self._head_name
@@ -150,8 +151,12 @@ class Network:
         return z, about.labels, about.shares()
 
     def counted_samples(self, labels: Any, count: int) -> int:
-        """How many of `count` samples with prepared labels have a loss: not a sequence in which no token counts."""
-        return int(is_counted(labels).any(dim=1).sum()) if self.of_tokens else count
+        """How many of `count` samples with prepared labels have a loss."""
+        return int(self.has_loss(labels, count).sum())
+
+    def has_loss(self, labels: Any, count: int) -> Tensor:
+        """Which of `count` samples with prepared labels have one [count]: not a sequence in which no token counts."""
+        return is_counted(labels).any(dim=1) if self.of_tokens else torch.ones(count, dtype=torch.bool)
 
     @property
     def of_tokens(self) -> bool:

@@ -87,6 +87,8 @@ class NetworkJob:
 
     def require_finite(self, argument: str, start: int, values: Tensor) -> None:
         """Raise on the first sample whose result is not finite."""
+        if not len(values):  # a batch in which no token counts
+            return
         finite = torch.isfinite(values).reshape(len(values), -1).all(dim=1)
         if bool(finite.all()):
             return

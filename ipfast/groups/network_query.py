@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -109,12 +109,14 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
         cotangents = None if self.impact.additive else self._cotangents(group, validation)
         for batch in self._batches(group, validation):
             with torch.enable_grad():
-                value = self._value(group, theta, batch, None if cotangents is None else cotangents[batch.query])
+                value = self._value(group, theta, batch, cotangents)
                 found = gradients_of(value, list(leaves.values()))
             counts.add(batch)
             for name, gradient in zip(leaves, found, strict=True):
                 if gradient is not None:
                     total[name][batch.query] += gradient
+        if cotangents is not None:
+            cotangents.require_all()
         self._tell_counts(validation, counts.samples, counts.empty, of_tokens=counts.of_tokens)
         square = torch.zeros(several, dtype=torch.float64)
         for name, gradient in total.items():
@@ -133,7 +135,7 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
         self._tell_norms(square.sqrt().tolist())
         return total
 
-    def _value(self, group: NetworkGroup, theta: Parameters, batch: _Batch, cotangents: Iterator[Tensor] | None) -> Tensor:
+    def _value(self, group: NetworkGroup, theta: Parameters, batch: _Batch, cotangents: _Cotangents | None) -> Tensor:
         """A scalar whose gradient is the batch's part of M·∇f, or of ∇f where f is not additive."""
         network = group.job.network
         if self.impact.name == "utility":
@@ -144,14 +146,14 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
             z, y, shares = network.counted_logits(theta, batch.inputs, batch.labels)
         batch.require_finite(group, z.detach())
         if cotangents is not None:
-            return (z * next(cotangents).to(z)).sum()
+            return (z * cotangents.of(batch, len(z)).to(z)).sum()
         assert isinstance(network.loss, Loss)
         self.impact.check_outputs(group.job.where, z.shape[1], network.loss)
         cotangent = self.impact.cotangent(z.detach().double(), y, network.loss)
         return (z * (cotangent if shares is None else cotangent * shares[:, None]).to(z)).sum()
 
-    def _cotangents(self, group: NetworkGroup, validation: Validation) -> list[Iterator[Tensor]]:
-        """∂f/∂z of each batch of V in turn, for each query; f needs all logits before."""
+    def _cotangents(self, group: NetworkGroup, validation: Validation) -> _Cotangents:
+        """∂f/∂z of all of V; f needs all logits before."""
         network = group.job.network
         assert isinstance(network.loss, Loss)
         kept: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(validation.queries)]
@@ -161,16 +163,46 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
             self.impact.check_outputs(group.job.where, z.shape[1], network.loss)
             batch.require_finite(group, z)
             kept[batch.query].append((z.double(), y, batch.rows.to(z.device)))
-        found: list[Iterator[Tensor]] = []
+        found: list[tuple[Tensor, Tensor] | None] = []
         for q, blocks in enumerate(kept):
             if not blocks:  # told when the samples are counted
-                found.append(iter(()))
+                found.append(None)
                 continue
-            logits, targets, rows = zip(*blocks, strict=True)
-            samples = None if network.of_tokens else validation.samples(q, torch.cat(rows))
-            every = self.impact.cotangent(torch.cat(logits), torch.cat(targets), network.loss, samples)
-            found.append(iter(torch.split(every, [len(z) for z in logits])))
-        return found
+            logits, targets, rows = map(torch.cat, zip(*blocks, strict=True))
+            samples = None if network.of_tokens else validation.samples(q, rows)
+            found.append((rows.cpu(), self.impact.cotangent(logits, targets, network.loss, samples)))
+        return _Cotangents(group.job.where, self.impact.name, found)
+
+
+class _Cotangents:
+    """∂f/∂z of a first reading of V, handed out to a second one, whose batches may be cut in other places.
+
+    Args:
+        found: of each query (numbers of its samples, cotangents of their logits), in order; None: it has no samples.
+    """
+
+    def __init__(self, where: str, impact: str, found: list[tuple[Tensor, Tensor] | None]) -> None:
+        self.where, self.impact = where, impact
+        self._left = found
+
+    def of(self, batch: _Batch, rows: int) -> Tensor:
+        """[rows, C] of the next samples of a query."""
+        left, count = self._left[batch.query], len(batch.rows)
+        if left is None or not torch.equal(left[0][:count], batch.rows) or len(left[1]) < rows:
+            self._refuse()
+        self._left[batch.query] = left[0][count:], left[1][rows:]
+        return left[1][:rows]
+
+    def require_all(self) -> None:
+        """Refuse a second reading that has ended before the first."""
+        if any(left is not None and len(left[0]) for left in self._left):
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InputError(
+            f"{self.where}: expected val, and pairs, that give the same samples when they are read again, which the impact "
+            f"{self.impact!r} needs over a network; they gave other ones. Pass arrays, or a Dataset that can be indexed."
+        )
 
 
 class _Counts:

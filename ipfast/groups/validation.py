@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import ArraySource, Source, open_source
+from ..data.arrays import one_each
 from ..data.files import read_npy
 from ..errors import InputError
 from ..impacts import Impact, Samples
@@ -123,13 +124,13 @@ def _open_pairs(where: str, data: Any, source: Source, batch_size: int, labels_k
     """The counterparts of a source: data like it, or inputs alone, which then have its labels."""
     if isinstance(data, (str, os.PathLike)) and os.fspath(data).endswith(".npy"):
         data = read_npy(where, "pairs", data)
-    alone = isinstance(data, (np.ndarray, Tensor)) or hasattr(data, "to_numpy")
+    alone = isinstance(data, (np.ndarray, Tensor)) or hasattr(data, "to_numpy") or hasattr(data, "toarray")
     if alone and not isinstance(source, ArraySource):
         raise InputError(
             f"{where}: expected pairs with labels, as a Dataset, a DataLoader or a pair (inputs, labels), where val is not "
             f"arrays; got inputs alone ({type(data).__name__})."
         )
-    rows = len(data) if alone and len(data.shape) else None
+    rows = data.shape[0] if alone and len(data.shape) else None
     if alone and rows != source.rows:
         raise InputError(f"{where}: expected pairs of the {source.rows} samples of val; got {rows}. Give each a counterpart.")
     if alone and isinstance(source, ArraySource):
@@ -170,9 +171,7 @@ def _is_set(data: Any) -> bool:
 
 
 def _grouped(where: str, source: Source, val_groups: Any) -> Validation:
-    ids = val_groups.detach().cpu().numpy() if isinstance(val_groups, Tensor) else np.asarray(val_groups)
-    if ids.dtype.kind == "O" and all(isinstance(name, str) for name in ids.flat):
-        ids = ids.astype(str)
+    ids = one_each(where, "val_groups", val_groups)
     if ids.ndim != 1 or ids.dtype.kind not in "biuU" or source.rows not in (None, len(ids)):
         expected = "M" if source.rows is None else source.rows
         raise InputError(

@@ -13,7 +13,7 @@ from .base import Impact, Samples
 
 
 class Custom(Impact):
-    """f(logits [M, C], labels [M]) -> scalar, differentiable in the logits, lower is better."""
+    """f(logits [M, C] in float64, labels [M]) -> scalar, differentiable in the logits, lower is better."""
 
     name = "custom"
     additive = False
@@ -24,7 +24,7 @@ class Custom(Impact):
     def cotangent(self, z: Tensor, labels: Tensor, loss: Loss, samples: Samples | None = None) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             logits = z.clone().requires_grad_()
-            value = self.function(logits, labels.clone())
+            value = self._called(logits.clone(), labels.clone())  # which may be changed in place
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise InputError(
@@ -45,3 +45,14 @@ class Custom(Impact):
                     "torch operations. Avoid argmax, .item() and .detach()."
                 )
         return gradient
+
+    def _called(self, logits: Tensor, labels: Tensor) -> Tensor:
+        try:
+            return self.function(logits, labels)
+        except RuntimeError as error:
+            if "type" not in str(error):
+                raise
+            raise InputError(
+                f"query: expected impact to take logits in float64; it raised: {str(error).splitlines()[0].rstrip('.')}. "
+                "Convert its own tensors, such as weights of classes, with .to(logits)."
+            ) from error

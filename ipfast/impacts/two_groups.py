@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.arrays import one_each
 from ..data.files import read_npy
-from ..data.writers import as_array
 from ..errors import InputError, InputTypeError
 from .base import Samples
 
@@ -90,12 +90,8 @@ class TwoGroups:
 def _array(where: str, groups: Any) -> np.ndarray:
     if isinstance(groups, (str, os.PathLike)):
         groups = read_npy(where, "groups", groups)
-    if hasattr(groups, "to_numpy"):
-        groups = groups.to_numpy()
-    array = as_array(groups) if isinstance(groups, Tensor) else np.asarray(groups)
-    if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.flat):
-        array = array.astype(str)
-    if array.dtype.kind not in "biufUT":
+    array = one_each(where, "groups", groups)
+    if array.dtype.kind not in "biufU":
         raise InputTypeError(
             f"{where}: expected groups to be numbers or strings, one for each sample of val; got {array.dtype} "
             f"{list(array.shape)}."
@@ -105,4 +101,4 @@ def _array(where: str, groups: Any) -> np.ndarray:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int((~np.isfinite(array)).nonzero()[0][0])
         raise InputError(f"{where}: expected finite groups; got {array[row]} at row {row}. Leave such samples out of val.")
-    return array.astype(str) if array.dtype.kind == "T" else array
+    return array

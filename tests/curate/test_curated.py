@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as torch_load
+from scipy.sparse import csr_matrix
 from scipy.stats import chisquare
 from tolerances import FLOAT64_RELATIVE, MASK_P_VALUE, assert_relative
 from torch.utils.data import DataLoader, TensorDataset
@@ -434,3 +435,53 @@ def test_the_data_is_not_written_over(out, tmp_path):
 def test_options_of_other_actions_are_refused(action, options, message):
     with pytest.raises(ipfast.InputError, match=message):
         apply(S, action, **options)
+
+
+def test_new_labels_go_by_place_whatever_their_index():
+    data = TensorDataset(torch.arange(6))
+    labels = pandas.Series(range(10, 16), index=[5, 4, 3, 2, 1, 0])
+    pairs = [(int(x), 0) for (x,) in data]
+    assert [label for _, label in subset(pairs, [0, 2], labels)] == [10, 12]
+
+
+@pytest.mark.parametrize("data", [pandas.DataFrame(np.ones((6, 3))), {"x": X, "y": Y}])
+def test_data_that_is_indexed_by_name_has_no_subset(data):
+    with pytest.raises(ipfast.InputTypeError, match="indexed by name: pass a list or a Dataset of its rows"):
+        subset(data, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ([[1.0, 2.0], [3.0]], "expected features of data to be an array; .*Pad its rows"),
+        (torch.eye(6).to_sparse(), "dense array, a row for each sample; got a Tensor"),
+        (csr_matrix(np.eye(6)), "dense array, a row for each sample; got a csr_matrix"),
+        (torch.tensor(1.0), "dense array, a row for each sample; got a Tensor"),
+        (X.astype(np.longdouble), "expected features of data to be numbers, .*; got float"),
+    ],
+)
+def test_features_that_no_archive_holds(features, message, tmp_path):
+    with pytest.raises(ipfast.InputTypeError, match=message):
+        apply(S, "trim", 2).save(tmp_path / "o.npz", (features, np.array(Y)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rows", [-1, "4", 2.5, True])
+def test_a_report_needs_a_number_of_samples(rows):
+    with pytest.raises(ipfast.InputTypeError, match="report: expected rows to be how many samples there are"):
+        report(keep=[0], rows=rows)
+
+
+def test_unsigned_and_infinite_labels():
+    unsigned = torch.tensor(Y, dtype=torch.uint16)
+    assert relabel(S, 2, unsigned).tolist() == relabel(S, 2, Y).tolist()
+    assert trim(S, 2, within=unsigned).tolist() == trim(S, 2, within=Y).tolist()
+    with pytest.raises(ipfast.InputError, match="trim: expected finite within; got inf at row 1"):
+        trim(S, 2, within=[0, np.inf, 1, 1, 0, 0])
+
+
+def test_zscores_of_scores_near_the_ends_of_float64():
+    for scale in (1e-200, 1e200):
+        found = ipfast.curate.combine([scale * np.array(S), scale * np.array(S)], "zsum").values
+        expected = ipfast.curate.combine([np.array(S), np.array(S)], "zsum").values
+        assert_relative(found, expected, FLOAT64_RELATIVE)

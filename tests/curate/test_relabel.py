@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import linear_problem, network_problem
-from tolerances import FLOAT64_RELATIVE, assert_relative
+from tolerances import FLOAT64_RELATIVE, assert_relative, assert_relative_to_largest
 from torch import nn
 
 import ipfast
@@ -283,3 +283,16 @@ def test_queries_without_label_scores():
 def test_what_cannot_be_relabelled(labels, options, error, message):
     with pytest.raises(error, match=f"relabel: {message}"):
         relabel(S, 2, labels, **options)
+
+
+def test_smoothing_makes_less_of_the_differences_between_labels():
+    problem = linear_problem()
+    loss = ipfast.losses.CrossEntropy(label_smoothing=0.2)
+    query = ipfast.query(problem.model, problem.val, loss=loss)
+    found = ipfast.curate.label_scores(query, problem.x)
+    real = [
+        ipfast.score(problem.model, (problem.x, torch.full_like(problem.y, c)), query, progress=False).values
+        for c in range(found.shape[1])
+    ]
+    real = torch.stack(real, dim=1)
+    assert_relative_to_largest(found - found[:, :1], real - real[:, :1], FLOAT64_RELATIVE)

@@ -115,7 +115,7 @@ def test_the_largest_remainders_are_rounded_up_and_ties_go_to_the_first_class():
     [
         ([0, 1], r"expected within to be 4 numbers or strings, .*; got int64 \[2\]"),
         ([[0, 1]] * 4, r"expected within to be 4 numbers .*; got int64 \[4, 2\]"),
-        ([0.0, np.nan, 1.0, 1.0], "expected within without NaN; got it at row 1"),
+        ([0.0, np.nan, 1.0, 1.0], "expected finite within; got nan at row 1"),
         ([None] * 4, "expected within to be 4 numbers or strings"),
     ],
 )

@@ -67,7 +67,7 @@ def save(folder, **arrays):
 
 HEADS = {
     "vector": ({"weight": np.zeros(3)}, r"expected weight of shape \[C, d\].*'a\.npz' has \[3\]"),
-    "integers": ({"weight": np.zeros((2, 3), dtype=int)}, "expected weight .*floating-point dtype in head.* torch.int64"),
+    "integers": ({"weight": np.zeros((2, 3), dtype=int)}, "expected weight .*floating-point dtype in head.* int64"),
     "bias_matrix": ({"weight": np.zeros((2, 3)), "bias": np.zeros((2, 1))}, r"expected bias of shape \[C\]"),
     "bias_length": (
         {"weight": np.zeros((2, 3)), "bias": np.zeros(3)},

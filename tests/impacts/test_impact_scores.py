@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import ipfast
 from ipfast import Adversarial, Counterfactual, DemographicParity, EqualOpportunity
+from ipfast.groups.network import CPU_SHARE
 from ipfast.impacts import IMPACTS
 
 GROUPS = [1, 0, 0, 1, 1, 0, 1, 0, 0, 0, 1]
@@ -569,6 +570,89 @@ def test_an_adversary_needs_a_linear_layer_at_the_end():
     model, x, y = PROBLEMS["texts"](8)
     with pytest.raises(ipfast.InputError, match=r"expected a network whose logits are the output of an nn\.Linear.*Texts"):
         ipfast.score(model, (x, y), (x, y), impact="adversarial", params="all", check=False)
+
+
+class Shifted(nn.Module):
+    """Logits that are changed after the last layer, in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 2, dtype=torch.float64)
+
+    def forward(self, x):
+        z = self.head(x)
+        z += torch.tensor([3.0, -3.0])
+        return z
+
+
+def test_an_adversary_needs_logits_that_nothing_has_changed():
+    _, train, val, _ = binary(2)
+    with pytest.raises(ipfast.InputError, match="Shifted ends otherwise"):
+        ipfast.score(Shifted(), train, val, impact="adversarial", params="all", progress=False)
+
+
+class Once(torch.utils.data.IterableDataset):
+    """A stream that can be read `times`, and is empty, or of one sample less, afterwards."""
+
+    def __init__(self, *tensors, times=1, shorter=None):
+        self.tensors, self.times, self.shorter = tensors, times, shorter
+
+    def __iter__(self):
+        self.times -= 1
+        return iter([*zip(*self.tensors, strict=True)][: None if self.times >= 0 else self.shorter or 0])
+
+
+def second_readings(x, y):
+    def loader(**options):
+        return DataLoader(Once(x, y, **options), batch_size=4)
+
+    return {
+        "pairs once": ((x, y), Counterfactual(loader())),
+        "val once": (loader(), Counterfactual((2 * x, y))),
+        "val once, any function": (loader(), lambda z, y: z.square().mean()),
+        "val shorter": (loader(shorter=-1), DemographicParity(GROUPS)),
+        "val of another batch shorter": (loader(shorter=-4), lambda z, y: z.square().mean()),
+    }
+
+
+@pytest.mark.parametrize("case", second_readings(torch.ones(1), torch.ones(1)))
+def test_what_is_read_twice_over_a_network_must_be_the_same(case):
+    head, train, (x, y), _ = binary(2)
+    val, impact = second_readings(x, y)[case]
+    with pytest.raises(ipfast.InputError, match="expected val, and pairs, that give the same samples when they are read again"):
+        ipfast.score(head, train, val, impact=impact, params="all", progress=False)
+
+
+def test_a_second_reading_may_be_cut_in_other_places(monkeypatch):
+    head, train, (x, y), _ = binary(2)
+    options = {"impact": Counterfactual((2 * x, y)), "params": "all", "progress": False}
+    expected = ipfast.score(head, train, (x, y), **options)
+    monkeypatch.setattr("ipfast.groups.network.LARGEST_BATCH", 7)
+    monkeypatch.setattr("ipfast.engines.network.Network.activation_bytes", lambda *_: 1)
+    monkeypatch.setattr("ipfast.groups.network._free_memory", lambda *_: 4 / CPU_SHARE)
+    got = ipfast.score(head, train, (x, y), **options)
+    assert_relative(got.values, expected.values, FLOAT64_RELATIVE)
+
+
+def test_a_function_may_work_in_place_and_is_told_of_its_dtype():
+    head, train, val, _ = binary(2)
+    plain, in_place = (
+        ipfast.score(head, train, val, impact=f, progress=False).values
+        for f in (lambda z, y: (2 * z).square().mean(), lambda z, y: z.mul_(2).square().mean())
+    )
+    assert torch.equal(plain, in_place)
+    with pytest.raises(ipfast.InputError, match=r"take logits in float64; it raised: .*with \.to\(logits\)"):
+        ipfast.score(head, train, val, impact=nn.CrossEntropyLoss(weight=torch.ones(2)), progress=False)
+
+
+@pytest.mark.parametrize("impact", ["adversarial", lambda z, y: z.square().mean()])
+def test_a_batch_of_tokens_of_which_none_counts(impact):
+    problem = token_problem()
+    options = {"impact": impact, "params": "all", "progress": False}
+    train, val = ((x.nan_to_num(), y) for x, y in (problem.train, problem.val))
+    expected = ipfast.score(problem.head, train, val, **options)
+    val = DataLoader(TensorDataset(*val), batch_size=1)
+    assert_relative(ipfast.score(problem.head, train, val, **options).values, expected.values, FLOAT64_RELATIVE)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

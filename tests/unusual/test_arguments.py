@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from definition import X_VAL, Y_VAL, C, D, X, Y, seeded
+from definition import X_VAL, Y_VAL, C, D, M, N, X, Y, seeded
+from scipy.sparse import csr_matrix
 from torch import nn
 
 import ipfast
@@ -32,3 +34,56 @@ def test_patterns_may_be_a_tuple():
         ipfast.score(model, (X, Y), (X_VAL, Y_VAL), params=params, progress=False) for params in (("^1",), ["^1"])
     )
     assert torch.equal(found.values, expected.values)
+
+
+def strings(*names):
+    return (
+        np.array(names, dtype=np.dtypes.StringDType()) if hasattr(np.dtypes, "StringDType") else np.array(names, dtype=object)
+    )
+
+
+def test_strings_of_any_kind_are_names(tmp_path):
+    groups = strings(*("ab" * M)[:M])
+    model, data, val = seeded(lambda: nn.Linear(D, C)), (X, Y), (X_VAL, Y_VAL)
+    for of in (lambda kind: {"impact": ipfast.DemographicParity(kind, positive=1)}, lambda kind: {"val_groups": kind}):
+        found, expected = (ipfast.score(model, data, val, progress=False, **of(kind)) for kind in (groups, groups.tolist()))
+        assert torch.equal(found.values, expected.values)
+    found = ipfast.score(model, data, val, ids=strings(*map(str, range(N))), progress=False)
+    assert found.ids.tolist() == [*map(str, range(N))]
+    labels = strings(*("ab" * N)[:N])
+    ipfast.curate.apply(found, "trim", 2, labels=labels).save(tmp_path / "kept.npz", (X, labels))
+    assert np.load(tmp_path / "kept.npz")["labels"].tolist() == [labels[i] for i in ipfast.curate.trim(found, 2).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ipfast.Control("random", seed="x"), "Control: expected seed to be an integer; got str"),
+        (lambda: ipfast.Control("random", seed=1.5), "Control: expected seed to be an integer; got float"),
+        (lambda: ipfast.DemographicParity([[0], [1, 2]]), "expected groups to be an array"),
+        (lambda: ipfast.Scores.load(None), "expected path to be the path of a file; got NoneType"),
+        (
+            lambda: ipfast.score(nn.Linear(D, C), (X, Y), (X_VAL, Y_VAL), val_groups=[[0], [1, 2]], progress=False),
+            "expected val_groups to be an array",
+        ),
+        (
+            lambda: ipfast.score(
+                nn.Linear(D, C), (X, Y), (X_VAL, Y_VAL), impact=ipfast.Counterfactual(csr_matrix(X_VAL.numpy())), progress=False
+            ),
+            "expected pairs features to be a dense array; got a sparse csr_matrix",
+        ),
+    ],
+)
+def test_arguments_of_no_use_are_named(call, words):
+    with pytest.raises(ipfast.InputTypeError, match=words):
+        call()
+
+
+def test_seeds_are_those_of_torch():
+    with pytest.raises(ipfast.InputError, match=r"seed to be in 0 \.\. 2\^64-1"):
+        ipfast.Control("random", seed=2**70)
+
+
+def test_groups_of_val_in_fractions_are_refused():
+    with pytest.raises(ipfast.InputError, match="val_groups to be 6 integers or strings"):
+        ipfast.score(nn.Linear(D, C), (X, Y), (X_VAL, Y_VAL), val_groups=torch.ones(M).bfloat16(), progress=False)
