@@ -120,7 +120,7 @@ struct Pairs {
     // second-level cache: the rows of the next block.
     void multiply(const PackedPairs& head, size_t number, int64_t width, float* out, const char* next, int64_t bytes) const {
         const int64_t pairs = pair_count(width), calls = static_cast<int64_t>(head.tiles[number + 1] - head.tiles[number]);
-        const int64_t stride = (bytes + calls * pairs - 1) / (calls * pairs);
+        const int64_t stride = pairs == 0 ? 0 : (bytes + calls * pairs - 1) / (calls * pairs);
         for (int64_t p = 0; p < pairs; p += chunk) {
             const int64_t steps = pairs - p < chunk ? pairs - p : chunk;
             for (size_t g = head.tiles[number]; g < head.tiles[number + 1]; ++g, next += steps * stride) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -29,7 +30,10 @@ void parallel_rows(int64_t rows, int64_t grain, int threads, const Body& body) {
     const int64_t helpers = std::min<int64_t>(std::max(threads, 1), ranges) - 1;
     std::vector<std::thread> pool;
     pool.reserve(helpers > 0 ? static_cast<size_t>(helpers) : 0);
-    for (int64_t k = 0; k < helpers; ++k) pool.emplace_back(work);
+    try {
+        for (int64_t k = 0; k < helpers; ++k) pool.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads are to be had: those that there are take all ranges
+    }
     work();
     for (auto& thread : pool) thread.join();
     if (error) std::rethrow_exception(error);

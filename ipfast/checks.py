@@ -191,6 +191,11 @@ def native(dtype: np.dtype) -> np.dtype:
     return dtype.newbyteorder("=")
 
 
+def whole_as_int64(labels: Tensor) -> Tensor:
+    """Labels of which a number that means "ignored" is told from the others: of uint8, 156 is equal to −100."""
+    return labels if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool else labels.long()
+
+
 def as_tensor(array: np.ndarray) -> Tensor:
     """A tensor over the array's memory; a copy only for a foreign byte order or negative strides."""
     if array.dtype != native(array.dtype) or any(stride < 0 for stride in array.strides):

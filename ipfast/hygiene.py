@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from .checks import check_finite_network
 from .data import Batch, Source
 from .engines import LastLayer
-from .engines.network import Network, without_fast_path
+from .engines.network import Network, whole_checkpoints, without_fast_path
 from .engines.outputs import moved, rows_of, samples
 from .engines.trace import REPEATS, apart, coarsest, culprit_of, tensors_in
 from .errors import InputError, IpfastWarning
 from .losses import Loss
+from .originals import RefuseOriginals
 
 FEW = 4
 """Samples that are looked at."""
@@ -53,7 +54,7 @@ def check_network(where: str, network: Network, sources: Mapping[str, Sequence[S
             IpfastWarning,
             stacklevel=2,
         )
-    with _random_states_kept(network.device):
+    with _random_states_kept(network.device), whole_checkpoints(where):
         found = _few_samples(where, sources)
         if found is None:
             return
@@ -125,6 +126,8 @@ def _check_losses(where: str, network: Network, inputs: Any, labels: Any, count:
             )
         del values
         with torch.no_grad():
+            with RefuseOriginals(where, network.model):
+                losses(slice(0, count), {**buffers, **network.every()})
             _check_samples(where, network.structure, losses, count, "losses", network.device)
 
 
@@ -153,7 +156,8 @@ def _check_samples(
                 raise InputError(
                     f"{where}: expected {what} of a sample that do not depend on the rest of its batch; {culprit} gives sample "
                     f"{row} something else when it is alone. Use statistics that training has fixed (BatchNorm with "
-                    "track_running_stats=True, in eval mode), and no means over the batch."
+                    "track_running_stats=True, in eval mode), and no means over the batch. What all samples share must not "
+                    f"have as many rows as there are samples, here {count}."
                 )
 
 

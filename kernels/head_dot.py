@@ -51,11 +51,11 @@ def head_dot_kernel(
     q = tl.program_id(0) % outputs
     matrix = tl.cast(q, tl.int64) * classes * width
     query += matrix
-    query_bias += q * classes
+    query_bias += tl.cast(q, tl.int64) * classes
     if WEIGHT_EACH:
         weight += matrix
     if BIAS_EACH:
-        bias += q * classes
+        bias += tl.cast(q, tl.int64) * classes
     lane = tl.arange(0, BLOCK_N)
     n = first + lane
     dtype = out.dtype.element_ty

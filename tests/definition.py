@@ -20,9 +20,9 @@ def labels(count, seed=0) -> Tensor:
 X, Y, X_VAL, Y_VAL = numbers(N, D), labels(N), numbers(M, D, seed=1), labels(M, seed=1)
 
 
-def gradients(model, x, y, names=None, loss=F.cross_entropy) -> Tensor:
-    """[B, P] by plain autograd, one sample at a time."""
-    named = {name: value for name, value in model.named_parameters() if names is None or name in names}
+def gradients(model, x, y, names=None, loss=F.cross_entropy, owner=None) -> Tensor:
+    """[B, P] by plain autograd, one sample at a time; of the parameters of `owner` where the model is a function."""
+    named = {name: value for name, value in (owner or model).named_parameters() if names is None or name in names}
     rows = []
     for i in range(len(x)):
         value = loss(model(x[i : i + 1]), y[i : i + 1])

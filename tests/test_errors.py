@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import ipfast
 from ipfast import cli, errors
@@ -78,6 +79,7 @@ CALLABLES = [
     cli.query,
     cli.demo,
     torch.utils.data.DataLoader,
+    checkpoint,
     torch.nn.BatchNorm1d,
     torch.optim.SGD,
     *(getattr(ipfast, name) for name in ("CG", "EKFAC", "Arnoldi", "DataInf", "Exact", "LiSSA", "Source", "Segments")),

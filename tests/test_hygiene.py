@@ -159,7 +159,7 @@ def test_fewer_samples_are_looked_at_where_memory_does_not_suffice():
         return sample_losses(model, batch)
 
     ipfast.query(Stack(nn.Identity()), data(), params="all", loss=losses, batch_size=2)
-    assert sizes == [4, 2, 2, 2, 1, 1, 2, 2, 2, 2]
+    assert sizes == [4, 2, 2, 2, 2, 1, 1, 2, 2, 2, 2]
 
 
 def test_a_state_that_grows_is_named_and_stays_what_it_was():

@@ -58,6 +58,8 @@ class Rows:
                 f"{where}: expected {argument} to be an array or tensor; got {type(array).__name__}. "
                 "Convert it with numpy.asarray."
             )
+        if isinstance(array, Tensor) and array.dtype.is_complex:
+            raise InputTypeError(f"{where}: expected {argument} to hold real numbers; got {array.dtype}. Encode it first.")
         if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
             raise InputTypeError(
                 f"{where}: expected {argument} to hold numbers; got dtype {array.dtype}. Encode it as numbers first."

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputTypeError
 from .network import Network, Parameters, forward_differentiable, gradients_of
 from .outputs import rows_of, samples
 
@@ -32,7 +33,8 @@ class ExplicitEngine:
                 return self._at_once(inputs, labels, at or {})
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:  # vmap takes no control flow that depends on data, as in attention masks of Hugging Face
+            # vmap takes no control flow that depends on data, as in attention masks of Hugging Face.
+            except (RuntimeError, InputTypeError):
                 if self.loop is not None:
                     raise
                 self.loop = True
@@ -40,16 +42,16 @@ class ExplicitEngine:
 
     def _at_once(self, inputs: Any, labels: Any, at: Parameters) -> dict[str, Tensor]:
         network, count = self.network, samples(inputs) or 1
+        dims = _sample_dims(inputs, count), _sample_dims(labels, count)
         theta = {**network.every(), **at}
         scored = {name: theta.pop(name) for name in network.parameters}
 
         def one(parameters: dict[str, Tensor], sample: Any, label: Any) -> Tensor:
-            loss: Tensor = network.losses({**theta, **parameters}, _batch_of_one(sample), _batch_of_one(label))[0]
+            loss: Tensor = network.losses({**theta, **parameters}, *map(_batch_of_one, (sample, label), dims))[0]
             return loss
 
         with forward_differentiable(network.structure):
-            dims = (None, *_sample_dims((inputs, labels), count))
-            made: dict[str, Tensor] = torch.func.vmap(torch.func.grad(one), in_dims=dims)(scored, inputs, labels)
+            made: dict[str, Tensor] = torch.func.vmap(torch.func.grad(one), in_dims=(None, *dims))(scored, inputs, labels)
         return {name: value.detach() for name, value in made.items()}
 
     def _one_by_one(self, inputs: Any, labels: Any, at: Parameters) -> dict[str, Tensor]:
@@ -83,12 +85,13 @@ def _rows(value: Tensor) -> Tensor:
     return value.reshape(len(value), -1)
 
 
-def _batch_of_one(value: Any) -> Any:
+def _batch_of_one(value: Any, dims: Any) -> Any:
+    """A sample as a batch; what belongs to all samples, whose dim is None, stays as it is."""
     if isinstance(value, Tensor):
-        return value[None]
+        return value if dims is None else value[None]
     if isinstance(value, dict):
-        return {key: _batch_of_one(item) for key, item in value.items()}
-    return tuple(map(_batch_of_one, value)) if isinstance(value, tuple) else value
+        return {key: _batch_of_one(item, dims[key]) for key, item in value.items()}
+    return tuple(map(_batch_of_one, value, dims)) if isinstance(value, tuple) else value
 
 
 def _sample_dims(value: Any, count: int) -> Any:

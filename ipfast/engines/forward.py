@@ -16,6 +16,8 @@ from .network import Network, Parameters, forward_differentiable
 
 FORWARD_AD = re.compile(r"forward (mode )?AD")
 """In torch's messages of functions that have no forward derivative."""
+MIXED = re.compile(r"dtype|scalar type")
+"""In those of functions that take no numbers of two dtypes."""
 
 
 class ForwardEngine:
@@ -65,7 +67,13 @@ class ForwardEngine:
             try:
                 with TangentRules(torch.bfloat16 if network.precision == "bf16" else None):
                     losses = network.losses(theta, inputs, labels, autocast=False)
-            except NotImplementedError as error:
+            except (RuntimeError, ValueError) as error:  # NotImplementedError is one
+                if network.precision == "bf16" and MIXED.search(str(error)) is not None:
+                    raise UnavailableError(
+                        f"{network.where}, engine='forward': expected functions that take products in bfloat16 beside numbers "
+                        f"in float32, with precision='bf16'; {str(error).splitlines()[0]}. Leave precision out, or use "
+                        "engine='explicit'."
+                    ) from error
                 if FORWARD_AD.search(str(error)) is None:  # the model's own
                     raise
                 raise UnavailableError(

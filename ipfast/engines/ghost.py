@@ -19,6 +19,7 @@ from .forward import ForwardEngine
 from .layer_plan import ELSEWHERE, Plan, Use, input_of, make_plan, sizes_of
 from .network import Network, Parameters, without_fast_path
 from .outputs import rows_of, samples
+from .watch import ORDER, Watch
 
 CHECKED = 4.0
 """Roots of eps by which a plan may differ from forward mode: far more than rounding, far less than a mistake."""
@@ -75,8 +76,9 @@ class GhostEngine:
     def plan(self, inputs: Any, labels: Any) -> Plan:
         """How each parameter is taken, found by running the network on one sample and on two.
 
-        A batch that shows what these did not (a layer called again, or on something else than the samples) amends it, and one
-        whose samples are longer or shorter than all before holds it to forward mode again.
+        A batch that shows what these did not (a layer called again, or on something else than the samples, samples in another
+        order, a parameter used elsewhere) amends it, and one whose samples are longer or shorter than all before holds it to
+        forward mode again.
         """
         count = samples(inputs) or 1
         few = slice(0, min(2, count))
@@ -312,6 +314,8 @@ class GhostEngine:
         theta = {**{name: value.detach() for name, value in network.every().items()}, **at}
         anchors: list[Tensor] = []
         called: set[str] = set()
+        own = [full for use in uses for full in use.names.values() if full not in plan.remainder]
+        watch = Watch({id(theta[full]): full for full in own}, count)
 
         def reached(use: Use, kept: Kept, version: int, b: Tensor) -> None:
             if kept[0]._version != version:
@@ -320,7 +324,11 @@ class GhostEngine:
                 with torch.no_grad():
                     visit(use, kept, b)
 
+        def before(use: Use, _module: nn.Module, _arguments: Any) -> None:
+            watch.inside.append(set(use.names.values()))
+
         def after(use: Use, module: nn.Module, arguments: Any, keywords: Any, output: Tensor) -> Tensor:
+            watch.inside.pop()
             if not torch.is_grad_enabled():  # the network takes this output as constant
                 return output
             plan.repeated.update(called.intersection(use.names.values()))
@@ -343,8 +351,13 @@ class GhostEngine:
 
         # Before hooks of the model's own, which may change the output.
         handles = [use.module.register_forward_hook(partial(after, use), with_kwargs=True, prepend=True) for use in uses]
+        handles += [use.module.register_forward_pre_hook(partial(before, use)) for use in uses]
         try:
-            losses = network.losses(theta, inputs, labels)
+            with watch:
+                losses = network.losses(theta, inputs, labels)
+            plan.remainder |= {full: f"used by {function}, outside of its layer" for full, function in watch.outside.items()}
+            if watch.reordered:
+                plan.remainder |= dict.fromkeys(own, ORDER)
             if anchors and losses.requires_grad:
                 torch.autograd.grad(losses.sum(), anchors, allow_unused=True)
         finally:

@@ -371,9 +371,8 @@ def _collect(batches: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[tu
     for h, y in batches:
         if features is None or labels is None:
             features, labels = h.new_empty((size, *h.shape[1:])), y.new_empty((size, *y.shape[1:]))
-        kind = torch.promote_types(labels.dtype, y.dtype)  # numbers that a batch has as integers the next may have as floats
-        if kind != labels.dtype:
-            labels = labels.to(kind)
+        # Numbers that a batch has as integers, or as narrow floats, the next may have as wider ones.
+        features, labels = (a.to(torch.promote_types(a.dtype, b.dtype)) for a, b in ((features, h), (labels, y)))
         taken = 0
         while taken < len(h):
             count = min(size - filled, len(h) - taken)

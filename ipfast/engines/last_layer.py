@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..checks import check_evaluation_mode, check_finite_parameters, check_not_compiled
 from ..data.files import read_head, read_head_name
 from ..errors import InputError, InputTypeError
+from ..originals import RefuseOriginals
 from .autocast import callers_autocast
 from .estimators import EstimatorLabels, is_estimator, read_estimator, read_penalty
 from .outputs import call_arguments, dtypes_explained, logits_in, moved
@@ -36,6 +38,7 @@ class LastLayer:
         encode: labels as the user has them -> labels as the loss takes them; None: unchanged.
         l2: λ of (λ/2)‖W‖² beside the sum of the losses, where the model says so (scikit-learn).
         class_weight: by which the losses of the classes were weighted, where the model says so (scikit-learn).
+        original: the model that the backbone is a copy of, if it is.
         parameters: what weight and bias are called in the model that the head is from; tied ones have their first name.
     """
 
@@ -48,6 +51,7 @@ class LastLayer:
     l2: float = 0.0
     class_weight: Any = None
     parameters: tuple[str, str] = ("weight", "bias")
+    original: nn.Module | None = None
 
     @property
     def outputs(self) -> int:
@@ -90,7 +94,8 @@ class LastLayer:
         assert isinstance(linear, nn.Linear)
         check_finite_parameters(where, weight=linear.weight, bias=linear.bias)
         backbone = None if self.backbone is None else module
-        return replace(self, weight=linear.weight.detach(), bias=_bias(linear), backbone=backbone)
+        original = self.original or self.backbone
+        return replace(self, weight=linear.weight.detach(), bias=_bias(linear), backbone=backbone, original=original)
 
     def features(self, where: str, inputs: Any, *, check: bool = False) -> Tensor:
         """h [B, d] of a batch, or [B, T, d] of tokens; the backbone runs once, under inference_mode.
@@ -103,7 +108,8 @@ class LastLayer:
                     f"{where}: expected batches (features, labels) for a linear head; got {len(inputs)} inputs a batch."
                 )
             return _rows(where, torch.as_tensor(inputs).detach(), self.width)
-        calls, _ = _head_calls(where, self.backbone, self.name, inputs)
+        with nullcontext() if self.original is None else RefuseOriginals(where, self.original):
+            calls, _ = _head_calls(where, self.backbone, self.name, inputs)
         if len(calls) != 1:
             raise InputError(
                 f"{where}: expected the head {self.name!r} to be called once a batch; it was called {len(calls)} times. "
@@ -167,6 +173,8 @@ def _rows(where: str, h: Tensor, width: int) -> Tensor:
             f"{where}: expected features of shape [N, {width}] for this head; got {list(h.shape)}. Check that model and data "
             f"belong together. Features of tokens have the shape [N, T, {width}]."
         )
+    if h.dtype.is_complex:
+        raise InputTypeError(f"{where}: expected real features; got {h.dtype}. Pass real and imaginary parts side by side.")
     if not h.dtype.is_floating_point:
         h = h.float()
     return h

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -84,7 +86,8 @@ class Network:
     def losses(self, parameters: Parameters, inputs: Any, labels: Any, *, autocast: bool = True) -> Tensor:
         """ℓ_i [B] with these parameters and buffers in place of the model's own; autocast=False leaves casts to the caller."""
         named = {f"model.{name}": value for name, value in parameters.items()}
-        with self._autocast() if autocast else nullcontext():
+        explained = dtypes_explained(self.where, self.model, inputs) if self.precision is None else nullcontext()
+        with _uncompiled(), explained, self._autocast() if autocast else nullcontext():
             values: Tensor = functional_call(self.step, named, (inputs, labels))
         return values
 
@@ -94,7 +97,8 @@ class Network:
     def logits(self, parameters: Parameters, inputs: Any) -> Tensor:
         """What the model gives for a batch."""
         arguments, keywords = call_arguments(inputs)
-        with dtypes_explained(self.where, self.model, inputs), self._autocast():
+        explained = dtypes_explained(self.where, self.model, inputs) if self.precision is None else nullcontext()
+        with _uncompiled(), explained, self._autocast():
             output = functional_call(self.structure, dict(parameters), arguments, keywords)
         return in_full(logits_of_output(self.where, self.structure, output))
 
@@ -290,7 +294,24 @@ def sample_values(loss: Loss, z: Tensor, labels: Tensor, tokens: str) -> Tensor:
 
 def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
     """Gradients of a scalar; None for leaves that it does not depend on."""
-    return torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
+    with whole_checkpoints("score"):
+        return torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
+
+
+@contextmanager
+def whole_checkpoints(where: str) -> Iterator[None]:
+    """Refuse activation checkpoints of the older kind, which have no gradient in part, or none where their input has none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="None of the inputs have requires_grad")
+        try:
+            yield
+        except (RuntimeError, UserWarning) as error:
+            if "use_reentrant" not in str(error) and "None of the inputs have requires_grad" not in str(error):
+                raise
+            raise InputError(
+                f"{where}: expected a model whose activation checkpoints can be differentiated in part; got "
+                "checkpoint(..., use_reentrant=True). Pass use_reentrant=False, which gives the same."
+            ) from error
 
 
 def in_full(z: Tensor) -> Tensor:
@@ -368,6 +389,12 @@ def _shared_copy(model: nn.Module, own: Mapping[str, Tensor]) -> nn.Module:
         return model
 
 
+def _uncompiled() -> AbstractContextManager[object]:
+    """Functions of a network that were compiled on their own run as they are: no compiler takes what engines call them with."""
+    found = "torch._dynamo" in sys.modules  # which takes a second to import, and which whoever compiles has imported
+    return torch.compiler.set_stance("force_eager") if found else nullcontext()
+
+
 @contextmanager
 def without_fast_path() -> Iterator[None]:
     """Attention layer by layer: its fused inference path calls no layer, so that no hook would see one."""
@@ -381,11 +408,16 @@ def without_fast_path() -> Iterator[None]:
 
 @contextmanager
 def forward_differentiable(module: nn.Module) -> Iterator[None]:
-    """Attention in forms that have a forward derivative: no fused inference path, no library kernels without one."""
+    """Attention and LSTMs in forms that have a forward derivative: no fused path, no library kernels without one."""
     config = getattr(module, "config", None)
     form = getattr(config, "_attn_implementation", None)
     exchanged = isinstance(form, str) and form not in ("eager", "sdpa")
-    with without_fast_path(), torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]):
+    with ExitStack() as stack:
+        stack.enter_context(without_fast_path())
+        stack.enter_context(torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]))
+        if any(isinstance(one, nn.LSTM) for one in module.modules()):
+            kept: Any = {"deterministic": None, "allow_tf32": None, "fp32_precision": None}
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False, **kept))
         try:
             if exchanged:
                 config._attn_implementation = "sdpa"  # type: ignore[union-attr]

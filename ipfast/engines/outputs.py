@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import whole_as_int64
 from ..errors import InputError, InputTypeError
 from .trace import tensors_in
 
@@ -71,11 +72,9 @@ def logits_of_output(where: str, model: nn.Module, output: Any) -> Tensor:
 
 
 def label_tensor(where: str, labels: Any) -> Tensor:
-    """Labels as numbers, or an error."""
-    if isinstance(labels, Tensor):
-        return labels
+    """Labels as numbers, whole ones as int64, or an error."""
     try:
-        return torch.as_tensor(labels)
+        return whole_as_int64(labels if isinstance(labels, Tensor) else torch.as_tensor(labels))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{where}: expected labels as numbers; got {getattr(labels, 'dtype', type(labels).__name__)}. "

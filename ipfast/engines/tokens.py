@@ -240,9 +240,10 @@ def packed(
 
 def _with_room(buffer: Tensor | None, like: Tensor, filled: int, more: int, usual: int) -> Tensor:
     """A buffer with room for `more` rows after those that are filled."""
+    kind = like.dtype if buffer is None else torch.promote_types(buffer.dtype, like.dtype)
     if buffer is not None and len(buffer) >= filled + more:
-        return buffer
-    larger = like.new_empty(max(usual, filled + more), like.shape[1])
+        return buffer.to(kind)
+    larger = like.new_empty(max(usual, filled + more), like.shape[1], dtype=kind)
     if buffer is not None:
         larger[:filled] = buffer[:filled]
     return larger

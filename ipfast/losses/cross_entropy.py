@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import whole_as_int64
 from ..errors import InputError, InputTypeError
 from ..ops import labels as accepted
 from .base import Loss, as_argument, check_length, class_vector, like
@@ -65,6 +66,7 @@ class CrossEntropy(Loss):
             return accepted.soft_targets(where, labels, rows, outputs)
         if self.ignore_index is None:
             return accepted.class_labels(where, labels, rows, outputs)
+        labels = whole_as_int64(labels)
         ignored = labels == self.ignore_index
         return accepted.class_labels(where, labels.masked_fill(ignored, 0), rows, outputs).masked_fill(
             ignored, self.ignore_index

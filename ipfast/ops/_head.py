@@ -131,6 +131,8 @@ def stacked(where: str, argument: str, value: Any, classes: int | None, width: i
             f"{where}: expected {argument} of shape [{wanted}] or [K, {wanted}]; got {list(result.shape)}. "
             "Check that it belongs to the same head."
         )
+    if not width:
+        raise InputError(f"{where}: expected at least one feature a row; got d = 0. Check what was selected.")
     if result.dim() == 3 and result.shape[0] == 0:
         raise InputError(f"{where}: expected at least one matrix in {argument}; got {list(result.shape)}.")
     return result.to(h.device, compute_dtype(h)).reshape(-1, *result.shape[-2:]).contiguous()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import whole_as_int64
 from ..errors import InputError, InputTypeError
 from . import labels as label_checks
 
@@ -109,6 +110,7 @@ def residual(
         return Residual(loss, t.argmax(dim=1).contiguous(), row_factor=t.sum(dim=1), targets=t.contiguous())
     ignored = None
     if ignore_index is not None:
+        labels = whole_as_int64(labels)
         ignored = labels == ignore_index
         labels = labels.masked_fill(ignored, 0)
         ignored = ignored.to(like.device)

@@ -17,6 +17,7 @@ from ..checks import positive_integer
 from ..data import ArraySource, Batch, open_source, split_batch
 from ..errors import InputError, InputTypeError
 from ..losses import Loss, get_loss
+from ..originals import RefuseOriginals
 from ..registry import check_choice
 from .base import Point, Points, State, Trainable
 
@@ -103,7 +104,9 @@ class ExtraSGD(Points):
             with self._seeded(member, parameters):
                 for batch in (batch for _ in range(self.epochs) for batch in self._batches()):
                     optimizer.zero_grad()
-                    trainable.losses(module, batch, loss).mean().backward()  # type: ignore[no-untyped-call]
+                    with RefuseOriginals("ExtraSGD", trainable.module()):
+                        losses = trainable.losses(module, batch, loss)
+                    losses.mean().backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
             values = {name: value.detach().clone() for name, value in module.state_dict().items()}
             yield Point(1 / self.members, state=State(values))

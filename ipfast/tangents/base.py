@@ -23,11 +23,17 @@ RULES: dict[Callable[..., Any], Rule] = {}
 
 PRODUCTS = {
     *(F.linear, torch.conv1d, torch.conv2d, torch.conv3d, F.scaled_dot_product_attention),
+    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, torch.einsum, torch.tensordot),
     *(torch.matmul, torch.bmm, torch.mm, torch.addmm, torch.baddbmm),
     *(Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, Tensor.addmm, Tensor.baddbmm),
 }
 """Functions that torch.autocast takes in the narrow dtype."""
-FULL = {F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm, F.instance_norm, F.multi_head_attention_forward, F.prelu}
+FULL = {
+    *(F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm, F.instance_norm),
+    *(F.multi_head_attention_forward, F.prelu, F.bilinear),
+    *(torch.gru, torch.lstm, torch.rnn_tanh, torch.rnn_relu),
+    *(torch.gru_cell, torch.lstm_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
+}
 """Functions that need their arguments in one dtype; here float32."""
 
 
@@ -88,6 +94,8 @@ class TangentRules(TorchFunctionMode):
 
     @staticmethod
     def _applied(function: Any, args: Any, kwargs: Any, products: torch.dtype | None) -> Any:
+        if (products is not None or function in RULES) and any(map(_differentiated, tree_leaves((args, kwargs)))):
+            return function(*args, **kwargs)
         if products is not None:
             args, kwargs = _cast(function, args, kwargs, products)
         found = RULES.get(function)
@@ -96,6 +104,11 @@ class TangentRules(TorchFunctionMode):
             if result is not NotImplemented:
                 return result
         return function(*args, **kwargs)
+
+
+def _differentiated(value: Any) -> bool:
+    """Whether the network itself takes a derivative by this tensor, which must keep its tangent on the way; or maps over it."""
+    return isinstance(value, Tensor) and (value.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(value))
 
 
 def _constant(value: Tensor) -> Tensor:

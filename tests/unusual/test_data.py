@@ -133,3 +133,52 @@ def test_extra_training_gives_a_loss_of_ones_own_the_batch_as_the_data_gives_it(
     method = Method(points=ipfast.ExtraSGD(DataLoader(data, 4), sgd, members=2))
     ipfast.score(model, DataLoader(data, 4), DataLoader(data[:M], 4), method=method, params="all", loss=loss, progress=False)
     assert seen == {3}
+
+
+@pytest.mark.parametrize("params", ["last", "all"])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_narrow_integers_are_their_classes(params, kind):
+    """Of uint8, 156 is equal to the label −100 of tokens that do not count."""
+    wide = 160
+    model = seeded(lambda: nn.Linear(D, wide))
+    x, y = numbers(4, 3, D), torch.full((4, 3), 156 if kind is torch.uint8 else 30)
+    val = numbers(2, 3, D, seed=1), torch.randint(0, wide, (2, 3))
+    found, expected = (ipfast.score(model, (x, y.to(to)), val, params=params, progress=False) for to in (kind, torch.int64))
+    assert torch.equal(found.values, expected.values)
+    loss = ipfast.losses.CrossEntropy(ignore_index=-100)
+    found, expected = (
+        ipfast.score(model, (x[:, 0], y[:, 0].to(to)), (val[0][:, 0], val[1][:, 0]), loss=loss, params=params, progress=False)
+        for to in (kind, torch.int64)
+    )
+    assert torch.equal(found.values, expected.values)
+    assert bool((found.values != 0).all())
+
+
+def test_complex_features_are_refused():
+    with pytest.raises(ipfast.InputTypeError, match=r"hold real numbers; got torch\.complex128"):
+        ipfast.score(seeded(lambda: nn.Linear(D, C)), (torch.complex(X, X), Y), (X_VAL, Y_VAL), progress=False)
+    data = DataLoader([*zip(torch.complex(X, X), Y, strict=True)], 4)
+    with pytest.raises(ipfast.InputTypeError, match=r"expected real features; got torch\.complex128"):
+        ipfast.score(seeded(lambda: nn.Linear(D, C)), data, (X_VAL, Y_VAL), check=False, progress=False)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_features_of_later_batches_keep_their_digits(tokens):
+    linear = seeded(lambda: nn.Linear(D, C))
+    x, y = (numbers(N, 3, D), torch.stack([Y, Y, Y], dim=1)) if tokens else (X, Y)
+    narrow = x[:4].half().double()
+
+    class Batches(IterableDataset):
+        def __iter__(self):
+            yield narrow.half(), y[:4]
+            yield x[4:], y[4:]
+
+    val = (numbers(M, 3, D, seed=1), torch.stack([Y_VAL] * 3, dim=1)) if tokens else (X_VAL, Y_VAL)
+    found = ipfast.score(linear, DataLoader(Batches(), batch_size=None), val, progress=False)
+    expected = ipfast.score(linear, (torch.cat([narrow, x[4:]]), y), val, progress=False)
+    assert_relative_to_largest(found.values, expected.values, FLOAT64_RELATIVE)
+
+
+def test_features_of_no_width_are_refused():
+    with pytest.raises(ipfast.InputError, match="at least one feature a row; got d = 0"):
+        ipfast.ops.head_dot(X[:, :0], Y, torch.ones(C, 0), None, torch.ones(C, 0), None)
