@@ -67,6 +67,10 @@ def check_finite_network(where: str, model: nn.Module) -> None:
     """Refuse NaN or infinite parameters and NaN buffers, whose masks may hold infinity; the first is named."""
     for kind, tensors in (("parameters", model.named_parameters()), ("buffers", model.named_buffers())):
         for name, value in tensors:
+            if value.is_meta:
+                raise InputError(
+                    f"{where}: expected a model with values; {name} is on the device 'meta'. Load the model first."
+                )
             wrong = torch.isnan(value) if kind == "buffers" else ~torch.isfinite(value.detach())
             if bool(wrong.any()):
                 raise InputError(

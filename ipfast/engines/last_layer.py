@@ -216,6 +216,7 @@ def find_last_layer(
         )
     elif isinstance(model, nn.Linear):
         names = (f"{origin}.weight", f"{origin}.bias") if origin else ("weight", "bias")
+        _require_numbers(where, model)
         h, z = _tried(model)  # before the weight is read, which a hook may compute
         last = LastLayer(model.weight.detach(), _bias(model), parameters=names)
         if check:
@@ -227,6 +228,7 @@ def find_last_layer(
         inputs = None if first_inputs is None or head is not None else first_inputs()
         name = head if head is not None else _find_by_running(where, model, inputs)
         linear = _linear_called(where, model, name)
+        _require_numbers(where, linear)
         last = LastLayer(linear.weight.detach(), _bias(linear), model, name, parameters=_parameter_names(model, name, linear))
         if check and head is None:
             calls, output = _head_calls(where, model, name, inputs)
@@ -241,6 +243,14 @@ def find_last_layer(
     if check:
         check_finite_parameters(where, weight=last.weight, bias=last.bias)
     return last
+
+
+def _require_numbers(where: str, linear: nn.Linear) -> None:
+    """Refuse a head without features, or without values."""
+    if not linear.in_features:
+        raise InputError(f"{where}: expected a head of at least one feature; got d = 0. Check what was selected.")
+    if any(value.is_meta for value in linear.parameters()):
+        raise InputError(f"{where}: expected a head with values; it is on the device 'meta'. Load the model first.")
 
 
 def _tried(linear: nn.Linear) -> tuple[Tensor, Tensor]:

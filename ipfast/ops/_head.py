@@ -64,6 +64,13 @@ def tensor(where: str, argument: str, value: Any) -> Tensor:
         ) from error
 
 
+def factor(where: str, argument: str, value: Any) -> float:
+    """`value` as a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputTypeError(f"{where}: expected {argument} to be a number; got {type(value).__name__}.")
+    return float(value)
+
+
 def matrix(where: str, argument: str, value: Any, shape: tuple[int | None, int | None]) -> Tensor:
     """`value` as a two-dimensional tensor of the given shape (None: any size)."""
     result = tensor(where, argument, value)

@@ -75,6 +75,11 @@ def residual(
 ) -> Residual:
     """Check labels and the options of a loss; `like` has the device and the dtype of the computation."""
 
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)):
+        raise InputTypeError(f"{where}: expected label_smoothing to be a number; got {type(label_smoothing).__name__}.")
+    if ignore_index is not None and not hasattr(ignore_index, "__index__"):
+        raise InputTypeError(f"{where}: expected ignore_index to be a whole number; got {type(ignore_index).__name__}.")
+
     def vector(argument: str, value: Any) -> Tensor | None:
         return None if value is None else _class_vector(where, argument, value, classes).to(like).contiguous()
 
@@ -125,9 +130,11 @@ def residual(
 
 def _class_vector(where: str, argument: str, value: Any, classes: int) -> Tensor:
     try:
-        result = torch.as_tensor(value)
+        result = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(f"{where}: expected {argument} to be numbers, one a class; got {type(value).__name__}.") from error
+    if result.dtype.is_complex:
+        raise InputTypeError(f"{where}: expected {argument} to be real numbers, one a class; got {result.dtype}.")
     if tuple(result.shape) != (classes,):
         raise InputError(f"{where}: expected {argument} of shape [{classes}], one a class; got {list(result.shape)}.")
     if not bool((torch.isfinite(result) & (result >= 0)).all()):

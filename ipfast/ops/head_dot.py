@@ -89,6 +89,8 @@ def head_dot(
     [-0.5, -1.0]
     """
     where = "head_dot"
+    rescale, scale = _head.factor(where, "rescale", rescale), _head.factor(where, "scale", scale)
+    dropped = None if dropped is None else list(dropped)
     args = _head.head(
         where,
         features,

@@ -63,6 +63,7 @@ def head_norm(
     [12.5]
     """
     where = "head_norm"
+    scale = _head.factor(where, "scale", scale)
     args = _head.head(
         where,
         features,

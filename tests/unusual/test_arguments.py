@@ -87,3 +87,28 @@ def test_seeds_are_those_of_torch():
 def test_groups_of_val_in_fractions_are_refused():
     with pytest.raises(ipfast.InputError, match="val_groups to be 6 integers or strings"):
         ipfast.score(nn.Linear(D, C), (X, Y), (X_VAL, Y_VAL), val_groups=torch.ones(M).bfloat16(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"label_smoothing": None}, "label_smoothing to be a number; got NoneType"),
+        ({"ignore_index": "a"}, "ignore_index to be a whole number; got str"),
+        ({"scale": "2"}, "scale to be a number; got str"),
+        ({"class_weight": torch.ones(C, dtype=torch.complex64)}, "class_weight to be real numbers"),
+    ],
+)
+def test_options_of_operations_are_checked(options, words):
+    w = torch.ones(C, D, dtype=torch.float64)
+    with pytest.raises(ipfast.InputTypeError, match=words):
+        ipfast.ops.head_dot(X, Y, w, None, w, None, **options)
+
+
+def test_masks_and_weights_of_operations_may_be_of_any_kind():
+    w = torch.ones(C, D, dtype=torch.float64)
+    masks = [torch.tensor([0, 3])]
+    one, other = (ipfast.ops.head_dot(X, Y, w, None, w[None], None, dropped=each) for each in (masks, iter(masks)))
+    assert torch.equal(one, other)
+    weight = torch.ones(C, dtype=torch.float64, requires_grad=True)
+    found = ipfast.ops.head_dot(X, Y, w, None, w, None, class_weight=weight, backend="reference")
+    assert not found.requires_grad

@@ -128,3 +128,18 @@ def test_a_head_of_another_byte_order(tmp_path):
     np.savez(tmp_path / "head.npz", weight=weight.astype(">f8"), bias=bias.astype(">f8"))
     found = ipfast.score(tmp_path / "head.npz", (X, Y), (X_VAL, Y_VAL), progress=False)
     assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (lambda: nn.Linear(0, C), "at least one feature; got d = 0"),
+        (lambda: nn.Linear(D, C, device="meta"), "a head with values; it is on the device 'meta'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_heads_of_nothing_are_refused(head, words):
+    with pytest.raises(ipfast.InputError, match=words):
+        ipfast.score(head(), (X, Y), (X_VAL, Y_VAL), progress=False)
+    with pytest.raises(ipfast.InputError, match="model with values; weight is on the device 'meta'"):
+        ipfast.score(nn.Linear(D, C, device="meta"), (X, Y), (X_VAL, Y_VAL), params="all", progress=False)
