@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import InputError, UnavailableError
 from ..layers import Kept, Shared, shared_norm_sq, wide
+from ..losses import Loss
 from .explicit import ExplicitEngine
 from .forward import ForwardEngine
 from .layer_plan import ELSEWHERE, Plan, Use, input_of, make_plan, sizes_of
@@ -353,7 +354,8 @@ class GhostEngine:
         handles = [use.module.register_forward_hook(partial(after, use), with_kwargs=True, prepend=True) for use in uses]
         handles += [use.module.register_forward_pre_hook(partial(before, use)) for use in uses]
         try:
-            with watch:
+            # The library's own losses look up weights of classes, and no samples.
+            with watch.over(network.structure) if isinstance(network.loss, Loss) else watch:
                 losses = network.losses(theta, inputs, labels)
             plan.remainder |= {full: f"used by {function}, outside of its layer" for full, function in watch.outside.items()}
             if watch.reordered:

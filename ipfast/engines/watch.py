@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,8 +32,8 @@ class Watch(TorchFunctionMode):
     """While a batch passes: whether its samples are brought into another order, and which parameters are used outside of their
     layers.
 
-    Rows are told apart by the dimension that has as many as there are samples; that another dimension may happen to be as long
-    costs time and no more.
+    Rows are told apart by the dimension that has as many as there are samples; that another one may happen to be as long costs
+    time and no more.
 
     Args:
         names: identities of the parameters in use -> their names.
@@ -50,6 +51,23 @@ class Watch(TorchFunctionMode):
         self.reordered = False
         self.outside: dict[str, str] = {}
         self.inside: list[set[str]] = []
+
+    @contextmanager
+    def over(self, module: nn.Module) -> Iterator[None]:
+        """While the module runs, and not what is done with its output."""
+
+        def begin(*_: Any) -> None:
+            self.__enter__()  # type: ignore[no-untyped-call]
+
+        def end(*_: Any) -> None:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+        handles = [module.register_forward_pre_hook(begin), module.register_forward_hook(end, always_call=True)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **kwargs) if kwargs else function(*args)
@@ -84,7 +102,7 @@ class Watch(TorchFunctionMode):
         return isinstance(x, Tensor) and -x.dim() <= dim < x.dim() and x.shape[dim] == self.count
 
     def _permutes(self, index: Any, dim: int) -> bool:
-        """Whether an index of as many rows takes other ones than each its own."""
+        """Whether an index takes each row once, and not in their order; what looks up a table takes some again."""
         if isinstance(index, (list, np.ndarray)):
             index = torch.as_tensor(index)
         if not isinstance(index, Tensor) or not index.dim() or index.dtype in (torch.bool, torch.uint8):
@@ -92,5 +110,5 @@ class Watch(TorchFunctionMode):
         along = dim if index.dim() > 1 else 0
         if not -index.dim() <= along < index.dim() or index.shape[along] != self.count:
             return False
-        rows = index.movedim(along, -1)
-        return bool((rows != torch.arange(self.count, device=index.device)).any())
+        rows, order = index.movedim(along, -1) % self.count, torch.arange(self.count, device=index.device)
+        return bool((rows != order).any()) and bool((rows.sort(dim=-1).values == order).all())

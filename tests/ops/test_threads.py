@@ -10,7 +10,8 @@ from ipfast import dispatch
 WITHOUT_ROOM = """
 import resource
 import numpy as np
-from ipfast import _C
+import importlib
+_C = importlib.import_module("ipfast._C")
 rng = np.random.default_rng(0)
 h, y = rng.normal(size=(20000, 8)).astype(np.float32), np.zeros(20000, np.int64)
 w = rng.normal(size=(1, 2, 8)).astype(np.float32)

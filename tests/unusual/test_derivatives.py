@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import ipfast
+from ipfast.engines.ghost import GhostEngine
+from ipfast.engines.network import Network
 
 
 class Energy(nn.Module):
@@ -241,3 +243,26 @@ def test_an_argument_that_all_samples_share(options):
     each, val = (gradients(lambda x: model(x, table), x, y, owner=model) for x, y in ((X, Y), (X_VAL, Y_VAL)))
     expected = -each.square().sum(dim=1) if "method" in options else each @ val.mean(dim=0)
     assert_relative_to_largest(found.values, expected, FLOAT64_RELATIVE)
+
+
+class Looking(nn.Module):
+    """A table of as many rows as a batch has samples, in which they look up two of the rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Linear(D, 4), nn.Linear(4, C)
+        self.register_buffer("table", torch.randn(3, 4))
+
+    def forward(self, x):
+        return self.head((self.inner(x) + self.table[(x[:, 0] > 0).long()]).tanh())
+
+
+def test_what_looks_up_a_table_keeps_its_rules():
+    model, weight = seeded(Looking), torch.arange(1.0, 1 + C, dtype=torch.float64)
+    network = Network("test", model, ipfast.losses.CrossEntropy(weight=weight))
+    engine = GhostEngine(network)
+    y = torch.tensor([1, 2, 0])  # a permutation, by which the loss looks up its weights
+    engine.norm_sq(X[:3], network.prepare("test", X[:3], y, 3))
+    assert not engine.plan(X[:3], y).remainder
+    found = ipfast.score(model, (X, Y), (X_VAL, Y_VAL), params="all", engine="ghost", batch_size=3, progress=False)
+    assert_relative_to_largest(found.values, by_definition(model, X, Y, X_VAL, Y_VAL), FLOAT64_RELATIVE)
