@@ -15,12 +15,13 @@ from torch.utils._pytree import tree_leaves
 from .arguments import BATCH_SIZE, default_loss, known_loss, known_params
 from .checks import check_no_overwriting, positive_integer, usable_device
 from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors, fingerprint
-from .data import Batch, open_source
+from .data import ArraySource, Source, open_source
 from .data.writers import check_output
 from .engines import TOKENS
 from .engines.autocast import without_autocast
 from .errors import InputError
 from .groups import HeadQueryMaker, NetworkJob, groups
+from .hygiene import check_features
 from .impacts import get_impact
 from .losses import loss_name
 from .methods import Control, Method, get_method
@@ -75,6 +76,7 @@ def fit(
     """
     where = "fit"
     chosen = _storable(where, get_method(where, method))
+    chosen.points.check(where)
     params = known_params(where, params)
     check_choice(where, "tokens", tokens, TOKENS)
     size = BATCH_SIZE if batch_size is None else positive_integer(where, "batch_size", batch_size)
@@ -93,7 +95,7 @@ def fit(
             "loss": loss if isinstance(loss, str) else loss_name(loss),
             "tokens": tokens,
             "samples": source.rows,
-            "first sample": fingerprint(_first_of(source.first(size)), {}),
+            "data": fingerprint(_some_of(source, size), {}),
         }
         journal = Journal(where, output.with_suffix(".part"), json.dumps(about, default=list))
     passes = Passes(where, chosen.name, progress, source.rows, journal)
@@ -112,6 +114,8 @@ def fit(
             check=check,
         )
         engine.check("train", source)
+        if check:
+            check_features(where, engine.last, {"train": (source,)})
         maker: Any = HeadQueryMaker(chosen, impact, None, source, passes)
         kept = _kept(chosen, maker, lambda: groups(engine, chosen.points.points(trainable(engine))))
     else:
@@ -127,6 +131,7 @@ def fit(
         )
         job = NetworkJob(where, network, engine="auto", batch_size=None if batch_size is None else size)
         run = NetworkRun(job, chosen, impact, None, source, check=check, passes=passes)
+        run.look_ahead(train=source)
         kept = _kept(chosen, run.maker, lambda: run.groups(None))
     fitted = Fitted(chosen.curvature, kept)
     if output is not None:
@@ -136,8 +141,19 @@ def fit(
     return fitted
 
 
-def _first_of(batch: Batch) -> dict[str, Tensor]:
-    """The numbers of the first sample of a batch, by which data are known again."""
+KNOWN_ROWS = 1000
+"""Of whose features are looked at, to know data again."""
+
+
+def _some_of(source: Source, size: int) -> dict[str, Tensor]:
+    """Numbers by which data are known again: of arrays all labels and the features of some rows, of others the first sample."""
+    if isinstance(source, ArraySource):
+        rows = np.unique(np.linspace(0, len(source.labels) - 1, KNOWN_ROWS).astype(np.int64))
+        labels = source.labels
+        if not isinstance(labels, Tensor):
+            labels = torch.frombuffer(bytearray("\n".join(map(str, labels)).encode()), dtype=torch.uint8)
+        return {"features": source.inputs.taken(rows), "labels": labels}
+    batch = source.first(size)
     parts = tree_leaves((batch.inputs, batch.labels))
     leaves = (leaf if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in parts)
     numbers = (leaf for leaf in leaves if isinstance(leaf, Tensor) or leaf.dtype.kind in "biuf")

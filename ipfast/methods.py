@@ -41,6 +41,15 @@ class Method:
             )
 
         kind = self.curvature.original
+        if self.bent and isinstance(self.points, Dropout) and self.points.chain:
+            raise InputError(
+                "Method: expected no curvature with Dropout(chain=True), whose Hessian would be that of the unmasked "
+                "parameters. Leave chain out."
+            )
+        if self.target == "val" and isinstance(kind, LiSSA) and kind.mode == "single":
+            raise InputError(
+                "Method: expected target='self' with LiSSA(mode='single'), which is of self-influence. Use mode='full'."
+            )
         if self.target == "self" and not kind.quadratics:
             raise InputError(
                 f"Method: expected a curvature that gives self-influence, Identity, Exact, LiSSA, EKFAC, CG or Arnoldi; got "
@@ -68,8 +77,9 @@ class Method:
 
     @property
     def needs_train(self) -> bool:
-        """Whether a query needs the training data: a curvature is fitted to it that is not fitted yet."""
-        return self.bent and not isinstance(self.curvature, Fitted)
+        """Whether a query needs the training data: a curvature is fitted to it that is not fitted yet, or self-influence, whose
+        gradients are its."""
+        return self.bent and (not isinstance(self.curvature, Fitted) or self.target == "self")
 
 
 @dataclass(frozen=True)

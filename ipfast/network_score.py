@@ -94,7 +94,8 @@ class NetworkRun:
             points = Final().points()
         return network_groups(self.job, points)
 
-    def _look_ahead(self, **train: Source) -> None:
+    def look_ahead(self, **train: Source) -> None:
+        """Refuse what ruins scores silently, before any work."""
         if self.check:
             val = () if self.validation is None else self.validation.sources
             pairs = () if self.validation is None else self.validation.pairs
@@ -108,7 +109,7 @@ class NetworkRun:
 
     def query_terms(self) -> list[Term]:
         """The term of each point."""
-        self._look_ahead(**({} if self.train is None else {"train": self.train}))
+        self.look_ahead(**({} if self.train is None else {"train": self.train}))
         made: list[Term] = []
         self._prepare()
         for group in self.groups(None) if self.maker is not None else ():
@@ -119,7 +120,7 @@ class NetworkRun:
     def score(self, source: Source, result: Result, stored: Sequence[Term] | None, progress: bool) -> list[NetworkScorer]:
         """Score the training data at one group of points after another into `result`."""
         require_array_labels(self.job.where, "train", source)
-        self._look_ahead(train=source)
+        self.look_ahead(train=source)
         scorers = []
         first = 0
         if stored is None:

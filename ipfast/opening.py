@@ -18,7 +18,7 @@ from .losses import Loss
 from .methods import Method
 from .points import Trainable
 from .query_file import Query
-from .terms import Dot
+from .terms import Dot, NetworkDot
 
 
 def open_head(
@@ -108,6 +108,19 @@ def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
                 f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
                 f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
             )
+
+
+def check_query_fits_network(where: str, query: Query, network: Network) -> None:
+    """Refuse a query that was made for a network with parameters of other shapes."""
+    for term in query.terms:
+        for name, gradient in term.gradients.items() if isinstance(term, NetworkDot) else ():
+            own = network.parameters.get(name)
+            if own is None or gradient.shape[1:] != own.shape:
+                got = "it has none of that name" if own is None else f"its {name!r} is {list(own.shape)}"
+                raise InputError(
+                    f"{where}: expected the model that the query was made for, with {name!r} of shape "
+                    f"{list(gradient.shape[1:])}; {got}. Make the query again with ipfast.query and this model."
+                )
 
 
 def trainable(engine: HeadEngine) -> Trainable:

@@ -61,7 +61,7 @@ class Pairwise:
         return total.mul_(products)
 
 
-def require_pairs(where: str, method: Method | Control, given: dict[str, Any]) -> None:
+def require_pairs(where: str, method: Method | Control, given: dict[str, Any], params: Any) -> None:
     """Refuse what has no matrix of pairs, before any work."""
     superfluous = " and ".join(name for name, is_given in given.items() if is_given)
     if superfluous:
@@ -73,6 +73,11 @@ def require_pairs(where: str, method: Method | Control, given: dict[str, Any]) -
         raise InputError(
             f"{where}: expected aggregate=False with a method that compares with validation data; got {method.name!r}. "
             "Leave it out."
+        )
+    if method.bent and params == "last":
+        raise InputError(
+            f"{where}: expected no curvature with aggregate=False at the last layer; got {method.name!r}. Pass val_groups, a "
+            "number for each sample of val, whose queries are solved, or name the head in params."
         )
     points = method.points
     if points.combine != "mean" or points.deviation_floor is not None or getattr(points, "chain", False):

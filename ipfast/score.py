@@ -34,7 +34,7 @@ from .head_score import head_scores
 from .impacts import get_impact
 from .methods import Control, Method, get_method
 from .network_score import NetworkRun, network_scores, require_pairs_fit
-from .opening import open_head, open_network
+from .opening import check_query_fits_network, open_head, open_network
 from .pairwise import require_pairs
 from .query_file import Query
 from .registry import check_choice
@@ -186,7 +186,7 @@ def score(
                 f"{where}: expected no precision with aggregate=False, whose products are exact; got {precision!r}. "
                 "Leave it out."
             )
-        require_pairs(where, chosen, {**alone, "keep_members": keep_members, "impact": impact != "utility"})
+        require_pairs(where, chosen, {**alone, "keep_members": keep_members, "impact": impact != "utility"}, params)
     output = None if out is None else check_output(where, "out", out, (".safetensors", *FORMATS))
     check_no_overwriting(where, {"out": out}, {"model": model, "train": train, "val": val})
     target = usable_device(where, device)
@@ -219,6 +219,8 @@ def score(
             device=target,
             check=check,
         )
+        if stored is not None:
+            check_query_fits_network(where, stored, network)
         if check and validation is not None:
             _warn_of_train(train, val)
         job = NetworkJob(where, network, engine=engine, batch_size=None if batch_size is None else size, by=by)

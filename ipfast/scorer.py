@@ -12,12 +12,12 @@ from . import dispatch
 from .arguments import BATCH_SIZE, require_engine
 from .checks import check_precision, usable_device
 from .combine import by_deviation, deviations, weighted_sum
-from .data import split_batch
+from .data import Batch, split_batch
 from .engines import HeadEngine, TokenLabels
 from .engines.autocast import without_autocast
 from .errors import InputError, InputTypeError
 from .groups import Group, GroupScorer, NetworkGroup, NetworkJob, NetworkScorer, groups, network_groups
-from .opening import check_query_fits, know_query, open_head, open_network
+from .opening import check_query_fits, check_query_fits_network, know_query, open_head, open_network
 from .points import Final
 from .query_file import Query
 from .registry import check_choice
@@ -34,6 +34,7 @@ class Scorer:
         query: the terms to score.
         backend, precision, device: as in `score`.
         check: refuse a model in train mode and a head with NaN.
+        labels_key: where the labels of batches that are dictionaries are.
         group: number of the group of points to score, where they do not share features: each checkpoint of a network is one.
             The scores of the groups add up.
     """
@@ -48,6 +49,7 @@ class Scorer:
         device: str | torch.device | None = None,
         check: bool = True,
         group: int | None = None,
+        labels_key: str = "labels",
     ) -> None:
         where = "Scorer"
         if not isinstance(query, Query):
@@ -59,7 +61,7 @@ class Scorer:
                 f"{where}: expected a query whose members are averaged; combine={query.combine!r} needs the scores of all "
                 "samples at once. Use ipfast.score."
             )
-        self.query = query
+        self.query, self.labels_key = query, labels_key
         target = usable_device(where, device)
         self._scores: _OfHead | _OfNetwork
         if query.params == "last":
@@ -91,13 +93,14 @@ class Scorer:
                 device=target,
                 check=check,
             )
+            check_query_fits_network(where, query, network)
             self._scores = _OfNetwork(query, NetworkJob(where, network, engine="auto", batch_size=None), group)
 
     @torch.inference_mode(False)  # in which nothing has derivatives
     @without_autocast
     def __call__(self, batch: Any) -> Tensor:
         """Scores [B] of a batch (inputs, labels); [B, Q] of several queries."""
-        return self._scores(batch)
+        return self._scores(split_batch("Scorer", "batch", batch, self.labels_key))
 
 
 class _OfHead:
@@ -113,8 +116,8 @@ class _OfHead:
             _refuse_deviation(where, query)
         self.engine = chosen.engine
 
-    def __call__(self, batch: Any) -> Tensor:
-        h, y = self.engine.alone("batch", split_batch("Scorer", "batch", batch))
+    def __call__(self, batch: Batch) -> Tensor:
+        h, y = self.engine.alone("batch", batch)
         tokens = y if isinstance(y, TokenLabels) else None
         columns, weights = self._scorer(h, y), self._scorer.weights
         self.engine.require_finite("batch", 0, h, columns, tokens)
@@ -138,11 +141,10 @@ class _OfNetwork:
         _refuse_deviation(where, query)
         self._group, self._scorer = chosen, NetworkScorer(chosen, list(query.terms[first : first + len(chosen.points)]))
 
-    def __call__(self, batch: Any) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         network = self.job.network
-        taken = split_batch("Scorer", "batch", batch)
-        placed, count = network.enter(taken)
-        prepared = network.prepare("Scorer, batch", placed, taken.labels, count or 0)
+        placed, count = network.enter(batch)
+        prepared = network.prepare("Scorer, batch", placed, batch.labels, count or 0)
         with self._group.entered():
             columns = self._scorer(placed, prepared)
         self.job.require_finite("batch", 0, columns)

@@ -81,6 +81,12 @@ class Result:
 
     def add(self, part: Tensor, terms: Sequence[Term], weights: Sequence[float]) -> None:
         """The scores of a group: [N, T, Q] where they are needed alone, else [N, Q]."""
+        before = self._total if self._total is not None else self._kept[0] if self._kept else part
+        if len(before) != len(part):
+            raise InputError(
+                f"score: expected train to give the same samples at each point; it gave {len(before)}, then {len(part)}. Pass "
+                "a Dataset, or arrays."
+            )
         if self.alone(terms):
             self._kept.append(part)
         else:

@@ -43,7 +43,7 @@ ALLOWED = {
         *("data", "engines", "impacts", "methods", "terms", "groups", "hygiene"),
     },
     "fit": {
-        *("arguments", "opening", "network_score"),
+        *("arguments", "opening", "network_score", "hygiene"),
         *("groups", "curvature", "methods", "impacts", "losses", "points", "data", "engines"),
     },
     "scores": {"data"},  # the readers and writers of score files

@@ -12,7 +12,7 @@ from .datainf import DataInf
 from .ekfac import EKFAC, EKFACFactors
 from .exact import Exact
 from .fitted import Fitted, Kept, fingerprint, fingerprint_of_all
-from .head_problem import HeadProblem
+from .head_problem import HeadProblem, refuse_tokens
 from .identity import Identity
 from .lissa import LiSSA
 from .network_problem import NetworkProblem
@@ -44,4 +44,5 @@ __all__ = [
     "StoredFactors",
     "fingerprint",
     "fingerprint_of_all",
+    "refuse_tokens",
 ]

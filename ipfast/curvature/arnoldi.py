@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import random_seed
 from ..errors import InputError
 from .base import Gradients, PointCurvature, Problem, StoredFactors
 from .damping import check_number
@@ -46,9 +47,10 @@ class Arnoldi(PointCurvature):
         check_number("Arnoldi", "damping", self.damping)
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise InputError(f"Arnoldi: expected rank to be a whole number above 0; got {self.rank!r}.")
+        random_seed("Arnoldi", self.seed)
 
     def fit(self, problem: Problem) -> ArnoldiFactors:
-        from scipy.sparse.linalg import LinearOperator, eigsh
+        from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
         if problem.size < 2:
             raise InputError(
@@ -64,7 +66,13 @@ class Arnoldi(PointCurvature):
 
         operator = LinearOperator((problem.size, problem.size), matvec=apply, dtype=np.float64)
         first = np.random.default_rng(self.seed).normal(size=problem.size)
-        values, vectors = eigsh(operator, k=min(self.rank, problem.size - 1), which="LM", v0=first)
+        try:
+            values, vectors = eigsh(operator, k=min(self.rank, problem.size - 1), which="LM", v0=first)
+        except ArpackError as error:
+            raise InputError(
+                f"{problem.where}: expected a finite curvature above zero for Arnoldi; got none, or one whose eigenvalues are "
+                f"not found ({error}). Check the model and the data, or use Exact or EKFAC."
+            ) from error
         floor = SMALL * np.abs(values).max()
         if problem.convex:  # then what is below zero is rounding, and so is what is about as large above it
             floor = max(floor, NOISE * max(0.0, -float(values.min())))

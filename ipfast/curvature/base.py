@@ -132,6 +132,8 @@ class Problem(ABC):
     l2: float
     penalised: Tensor
     passes: Passes = Passes()
+    rounding: float = 1e-11
+    """Share of the largest eigenvalue, by which one of a singular Hessian may be below zero."""
 
     @property
     def size(self) -> int:

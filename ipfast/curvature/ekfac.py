@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..checks import random_seed
+from ..errors import InputError, InputTypeError
 from .base import Basis, Gradients, Kronecker, Part, PointCurvature, Problem, StoredFactors
 from .damping import SHARE, check_number
 
@@ -42,6 +43,9 @@ class EKFAC(PointCurvature):
 
     def __post_init__(self) -> None:
         check_number("EKFAC", "damping", self.damping)
+        random_seed("EKFAC", self.seed)
+        if not isinstance(self.empirical, bool):
+            raise InputTypeError(f"EKFAC: expected empirical to be True or False; got {self.empirical!r}.")
 
     def fit(self, problem: Problem) -> EKFACFactors:
         return self.fit_mean(lambda: [problem])

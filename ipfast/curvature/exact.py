@@ -20,6 +20,8 @@ CONDITION = 1e12
 """Of a matrix that a Cholesky factor is trusted with."""
 NULL = 1e-11
 """Eigenvalues below this share of the largest are zero: rounding in the sums leaves about as much."""
+NOISE = 10.0
+"""Times the most negative eigenvalue of a Hessian that has none, below which one above zero is no more than that."""
 CONVEX_SHARE = 1e-3
 """Of the mean |λ|, by which an indefinite Hessian is damped beyond its lowest eigenvalue."""
 FLAT = 1e-6
@@ -89,8 +91,11 @@ class Exact(PointCurvature):
         lowest, largest = float(values[0]), float(values.abs().max())
         if largest == 0:
             raise InputError(f"{problem.where}: expected a curvature; the Hessian is zero. Pass damping=.")
-        if problem.convex or self.ggn or lowest > -NULL * largest:
-            kept = values > NULL * largest
+        if problem.convex or self.ggn or lowest > -problem.rounding * largest:
+            # What is below zero is rounding, and so is what is about as large above it.
+            kept = values > max(NULL * largest, NOISE * max(0.0, -lowest))
+            if not bool(kept.any()):
+                raise InputError(f"{problem.where}: expected a curvature above zero; got none. Pass damping=.")
             stats |= {"solve": "minimum norm", "rank": int(kept.sum()), "smallest_eigenvalue": float(values[kept].min())}
             return EigenFactors(vectors[:, kept], values[kept], stats, where=problem.where)
         stats["damping"] = max(0.0, -lowest) + CONVEX_SHARE * float(values.abs().mean())

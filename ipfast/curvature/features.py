@@ -72,7 +72,8 @@ class Rows:
             if self._samples is None:
                 # Summed, so that NaN of one entry shows; which row it is is told by the engine.
                 tokens = labels if isinstance(labels, TokenLabels) else None
-                self.engine.require_finite("train", start, h, h.sum(dim=1), tokens)
+                sums = h.sum(dim=1, dtype=torch.promote_types(h.dtype, torch.float32))
+                self.engine.require_finite("train", start, h, sums, tokens)
             if self._held is not None:
                 h = h.clone()  # the engine's blocks share a buffer
                 held += h.nbytes
@@ -82,7 +83,9 @@ class Rows:
                 self._held.append((h, y, shares))
             yield h, y, shares
         if not rows:
-            raise InputError(f"{self.engine.where}: expected at least one sample in train; it is empty.")
+            raise InputError(
+                f"{self.engine.where}: expected at least one sample in train; it is empty, or can be read only once."
+            )
         self._samples, self._kept = seen, self._held is not None
 
 

@@ -13,7 +13,7 @@ labels, so that no label need be sampled.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -96,7 +96,8 @@ class HeadProblem(Problem):
         return total / self.samples
 
     def gradients(self) -> Iterator[Gradients]:
-        self._refuse_tokens()
+        if self.rows.of_tokens:
+            refuse_tokens(self.where)
         kept, size = [], 0
         for index, (h, y, _) in enumerate(self._blocks()):
             block = HeadGradients(self, h, y, self._residuals[index] if self._residuals else None)
@@ -112,7 +113,8 @@ class HeadProblem(Problem):
         return HeadGradients(self, h, labels)
 
     def covariances(self, *, empirical: bool, seed: int) -> list[tuple[Tensor, Tensor]]:
-        self._refuse_tokens()
+        if self.rows.of_tokens:
+            refuse_tokens(self.where)
         inputs = torch.zeros(self.layers[0].columns, self.layers[0].columns, dtype=torch.float64, device=self.device)
         outputs = torch.zeros(self.outputs, self.outputs, dtype=torch.float64, device=self.device)
         d = self.width
@@ -214,12 +216,13 @@ class HeadProblem(Problem):
         out = torch.addmm(q[self.width], h, q[: self.width]) if self._ones else h @ q
         return out.square_()
 
-    def _refuse_tokens(self) -> None:
-        if self.rows.of_tokens:
-            raise InputError(
-                f"{self.where}: expected a row of features for each sample with this curvature at the last layer; got token "
-                "data, whose gradients do not factor. Name the layer in params, as in params=['head'], or use LiSSA."
-            )
+
+def refuse_tokens(where: str) -> NoReturn:
+    """For what takes gradients as products of a residual and features."""
+    raise InputError(
+        f"{where}: expected a row of features for each sample with this curvature at the last layer; got token data, whose "
+        "gradients do not factor. Name the layer in params, as in params=['head'], or use LiSSA with target='val'."
+    )
 
 
 class HeadGradients(Gradients):

@@ -23,6 +23,10 @@ from .sampled import GivenCotangent, sampled_cotangents
 
 Blocks = Callable[[], Iterator[tuple[int, Any, Any]]]
 """Gives one pass over (first row, inputs, prepared labels) of the batches of the training data."""
+First = Callable[[], tuple[Any, Any]]
+"""Gives (inputs, prepared labels) of the first batch."""
+FLOAT32_ROUNDING = 1e-6
+"""As `Problem.rounding`, of products in float32."""
 EXACT_TRACE = 64
 """Parameters up to which the trace is the sum of all diagonal entries."""
 FEWEST_PROBES, MOST_PROBES = 8, 64
@@ -43,17 +47,17 @@ class NetworkProblem(Problem):
 
     Args:
         network: what is scored.
-        blocks: the training data.
+        blocks: the training data. first: its first batch, which `blocks` gives again; None: it can be read any number of times.
         at: parameters and buffers in place of the model's own.
     """
 
-    def __init__(self, network: Network, blocks: Blocks, at: Parameters) -> None:
+    def __init__(self, network: Network, blocks: Blocks, at: Parameters, first: First | None = None) -> None:
         self.network = network
         self.where, self.at, self._blocks = network.where, at, blocks
         self.device, self.dtype = network.device, torch.float64
         self.parts = parts_of({name: value.numel() for name, value in network.parameters.items()})
         self._samples: int | None = None
-        _, inputs, labels = next(self._batches())
+        inputs, labels = next(self._batches())[1:] if first is None else first()
         self.network = copy.copy(network)  # which has learnt from its first batch what its outputs are
         self.network.precision = None
         self.engine = GhostEngine(self.network)
@@ -62,6 +66,8 @@ class NetworkProblem(Problem):
         self.layers = tuple(layer.block for layer in self._layers)
         self.convex = isinstance(network.model, nn.Linear) and isinstance(network.loss, Loss)
         self.l2 = 0.0
+        if network.dtype != torch.float64:
+            self.rounding = FLOAT32_ROUNDING
         self.penalised = torch.ones(self.size, dtype=torch.float64, device=self.device)
         for part in self.parts:
             if part.name.rpartition(".")[2] == "bias":

@@ -16,7 +16,7 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 from ..checks import as_tensor
-from ..errors import InputError, MissingFileError, UnavailableError
+from ..errors import InputError, InputTypeError, MissingFileError, UnavailableError
 
 FORMATS = (".npy", ".parquet", ".csv")
 ARCHIVES = (".npz", ".safetensors")
@@ -24,6 +24,8 @@ ARCHIVES = (".npz", ".safetensors")
 
 def check_output(where: str, argument: str, path: str | os.PathLike[str], formats: tuple[str, ...] = FORMATS) -> Path:
     """Make sure, before any work, that `path` can be written in the format its ending names."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputTypeError(f"{where}: expected {argument} to be the path of a file; got {type(path).__name__}.")
     file = Path(path)
     if file.suffix not in formats:
         raise InputError(

@@ -71,13 +71,19 @@ def read_estimator(where: str, model: Any) -> tuple[Tensor, Tensor | None, str, 
 
 def read_penalty(model: Any) -> float:
     """λ of (λ/2)‖W‖² beside the sum of the losses, of an estimator that has one such number; else zero."""
-    name = type(model).__name__
-    if name == "LogisticRegression" and getattr(model, "penalty", "l2") in ("l2", "deprecated"):
-        strength = float(model.C)
-        return 1 / strength if getattr(model, "l1_ratio", None) in (None, 0, 0.0) and np.isfinite(strength) else 0.0
-    if name == "RidgeClassifier" and np.ndim(model.alpha) == 0:
-        # Its sum is of ‖z − y‖² over all outputs; the loss here is their mean.
-        return float(2 * float(model.alpha) / np.atleast_2d(model.coef_).shape[0])
+    name, cross_validated = type(model).__name__, type(model).__name__.endswith("CV")
+    if name in ("LogisticRegression", "LogisticRegressionCV"):
+        ratio = model.l1_ratio_ if cross_validated and hasattr(model, "l1_ratio_") else getattr(model, "l1_ratio", None)
+        smooth = all(each in (None, 0, 0.0) for each in np.atleast_1d(np.asarray(ratio, dtype=object)))
+        strengths = np.unique(model.C_ if cross_validated else model.C)
+        squared = getattr(model, "penalty", "l2") in ("l2", "deprecated", "elasticnet")
+        if squared and smooth and len(strengths) == 1 and np.isfinite(strengths[0]):
+            return float(1 / strengths[0])
+    if name in ("RidgeClassifier", "RidgeClassifierCV"):
+        alpha = model.alpha_ if cross_validated else model.alpha
+        if np.ndim(alpha) == 0:
+            # Its sum is of ‖z − y‖² over all outputs; the loss here is their mean.
+            return float(2 * float(alpha) / np.atleast_2d(model.coef_).shape[0])
     return 0.0
 
 

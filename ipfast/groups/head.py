@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curvature import Problem, QuadraticFactors
+from ..curvature import Problem, QuadraticFactors, refuse_tokens
 from ..curvature.features import ROWS
 from ..engines import EnsembleChoice, HeadEngine, Labels, LastLayer, Member, Stack, select_ensemble
 from ..errors import InputError
@@ -161,7 +161,8 @@ class GroupScorer:
 
     def _quadratic(self, factors: QuadraticFactors, problem: Problem, h: Tensor, y: Labels) -> Tensor:
         """⟨g_i, H⁻¹ g_i⟩ of a block, in the dtype of its scores."""
-        assert isinstance(y, Tensor)  # the curvature has refused token data
+        if not isinstance(y, Tensor):
+            refuse_tokens(self.engine.where)
         dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
         pieces = [
             factors.quadratic(problem.block(h[first : first + ROWS], y[first : first + ROWS]))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..curvature import HeadProblem, fingerprint
+from ..curvature import HeadProblem, fingerprint, refuse_tokens
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
 from ..losses import loss_name
 from ..points import Mask
-from ..terms import Dot, Term
+from ..terms import Dot, Quadratic, Term
 from .head import Group
 from .query_maker import QueryMaker
 from .validation import Validation, cut
@@ -130,7 +131,15 @@ class HeadQueryMaker(QueryMaker[Group]):
         member = group.members[index]
         engine = group.engine
         about = {"loss": loss_name(engine.loss), "tokens": engine.tokens, "bias": engine.include_bias}
-        return fingerprint({"weight": member.dense()} | ({} if member.bias is None else {"bias": member.bias}), about)
+        backbone = engine.last.backbone
+        state = {} if backbone is None else dict(chain(backbone.named_parameters(), backbone.named_buffers()))
+        own = {"weight": member.dense()} | ({} if member.bias is None else {"bias": member.bias})
+        return fingerprint({f"model.{name}": value for name, value in state.items()} | own, about)
+
+    def _quadratic(self, group: Group, index: int) -> Quadratic:
+        if self.method.bent and group.engine.of_tokens.get("train"):
+            refuse_tokens(group.engine.where)
+        return super()._quadratic(group, index)
 
     def _problem(self, group: Group, index: int) -> HeadProblem:
         assert self.train is not None  # score and query have asked for it

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..curvature import Problem, QuadraticFactors
-from ..data import ArraySource, Source
+from ..data import ArraySource, Batch, Source
 from ..engines.explicit import ExplicitEngine
 from ..engines.forward import ForwardEngine
 from ..engines.ghost import GhostEngine
@@ -50,16 +50,24 @@ class NetworkJob:
         """(first row, inputs, labels) of each batch, in order, where the network is."""
         start = 0
         for batch in source.batches(self.batch_size or LARGEST_BATCH):
-            where = f"{self.where}, {argument} batch from row {start}"
-            placed, count = self.network.enter(batch)
-            if count is None:
-                raise InputError(f"{where}: expected inputs with a first dimension of samples; got none.")
-            prepared = self.network.prepare(where, placed, batch.labels, count)
+            placed, prepared, count = self._taken(argument, batch, start)
             size = self._size(placed, prepared, count)
             for first in range(0, count, size):
                 rows = slice(first, min(first + size, count))
                 yield start + first, rows_of(placed, rows, count), rows_of(prepared, rows, count)
             start += count
+
+    def first(self, argument: str, source: Source) -> tuple[Any, Any]:
+        """(inputs, labels) of the first batch, which `blocks` gives again, also of a stream that can be read once."""
+        return self._taken(argument, source.first(self.batch_size or LARGEST_BATCH), 0)[:2]
+
+    def _taken(self, argument: str, batch: Batch, start: int) -> tuple[Any, Any, int]:
+        """(inputs, labels, how many samples) of a batch as the network takes them."""
+        where = f"{self.where}, {argument} batch from row {start}"
+        placed, count = self.network.enter(batch)
+        if count is None:
+            raise InputError(f"{where}: expected inputs with a first dimension of samples; got none.")
+        return placed, self.network.prepare(where, placed, batch.labels, count), count
 
     def _size(self, inputs: Any, labels: Any, count: int) -> int:
         """How many of the samples to take at once; on a GPU a batch is halved when it does not fit."""

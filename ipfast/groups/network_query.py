@@ -83,7 +83,9 @@ class NetworkQueryMaker(QueryMaker[NetworkGroup]):
 
     def _problem(self, group: NetworkGroup, index: int) -> NetworkProblem:
         assert self.train is not None  # score and query have asked for it
-        return NetworkProblem(group.job.network, partial(group.job.blocks, "train", self.train), group.parameters[index])
+        job, at = group.job, group.parameters[index]
+        blocks, first = partial(job.blocks, "train", self.train), partial(job.first, "train", self.train)
+        return NetworkProblem(job.network, blocks, at, first)
 
     def _flat(self, term: Term) -> Tensor:
         assert isinstance(term, NetworkDot)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..checks import existing_file
@@ -47,6 +48,9 @@ class Checkpoints(Points):
                     "Pass model.state_dict()."
                 )
         if self.weights is not None:
+            listed = isinstance(self.weights, Sequence) and not isinstance(self.weights, str)
+            if not listed or not all(isinstance(weight, (int, float, np.number)) for weight in self.weights):
+                raise InputTypeError(f"{where}: expected weights to be a list of numbers; got {self.weights!r}.")
             numbers = [float(weight) for weight in self.weights]
             if len(numbers) != len(self.states) or not all(math.isfinite(number) for number in numbers):
                 raise InputError(

@@ -99,6 +99,16 @@ class ExtraSGD(Points):
                 "model.requires_grad_(True)."
             )
         optimizer = self.optimizer(parameters)
+        if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+            raise InputTypeError(
+                "ExtraSGD: expected optimizer to give a torch.optim.Optimizer that needs no closure; got "
+                f"{type(optimizer).__name__}. Pass lambda parameters: torch.optim.SGD(parameters, lr=0.01)."
+            )
+        if {id(value) for group in optimizer.param_groups for value in group["params"]}.isdisjoint(map(id, parameters)):
+            raise InputError(
+                "ExtraSGD: expected optimizer to train the parameters that it is given, those of a copy of the model; it has "
+                "other ones. Pass lambda parameters: torch.optim.SGD(parameters, lr=0.01)."
+            )
         loss = None if isinstance(self.loss, str) and self.loss == "auto" else get_loss("ExtraSGD", self.loss)
         for member in range(self.members):
             with self._seeded(member, parameters):

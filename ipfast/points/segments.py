@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..errors import InputError, InputTypeError
@@ -48,12 +49,13 @@ class Segments(Points):
                 )
             Checkpoints(segment)
         for name, values in (("learning_rates", self.learning_rates), ("steps", self.steps)):
-            if len(values) != len(self.states) or not all(_positive(value) for value in values):
+            listed = isinstance(values, Sequence) and not isinstance(values, str)
+            if not listed or len(values) != len(self.states) or not all(_positive(value, name) for value in values):
                 raise InputError(
-                    f"{where}: expected {name} to be one number above 0 for each of the {len(self.states)} segments; got "
-                    f"{list(values)}."
+                    f"{where}: expected {name} to be one {'whole ' * (name == 'steps')}number above 0 for each of the "
+                    f"{len(self.states)} segments; got {list(values) if listed else values!r}."
                 )
-        if isinstance(self.momentum, bool) or not 0 <= self.momentum < 1:
+        if isinstance(self.momentum, (bool, str)) or not 0 <= self.momentum < 1:
             raise InputError(f"{where}: expected momentum to be at least 0 and below 1; got {self.momentum!r}.")
 
     def check(self, where: str) -> None:
@@ -75,5 +77,7 @@ class Segments(Points):
         ]
 
 
-def _positive(value: Any) -> bool:
-    return not isinstance(value, bool) and math.isfinite(float(value)) and float(value) > 0
+def _positive(value: Any, name: str) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return bool(math.isfinite(value) and value > 0 and (name != "steps" or value == int(value)))

@@ -129,7 +129,7 @@ def ekfac(head: nn.Linear, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (lambda: ipfast.Segments({"weight": torch.zeros(1)}), "states to be a list of lists"),
         (lambda: ipfast.Segments([{"weight": torch.zeros(1)}], [0.1], [1]), "each segment of states to be a list"),
         (lambda: ipfast.Segments([[{"weight": torch.zeros(1)}]], [], [1]), "learning_rates to be one number above 0 for each"),
-        (lambda: ipfast.Segments([[{"weight": torch.zeros(1)}]], [0.1], [0]), "steps to be one number above 0 for each"),
+        (lambda: ipfast.Segments([[{"weight": torch.zeros(1)}]], [0.1], [0]), "steps to be one whole number above 0 for each"),
         (lambda: ipfast.Segments([[{"weight": torch.zeros(1)}]], [0.1], [1], 1.0), "momentum to be at least 0 and below 1"),
         (lambda: ipfast.Segments([[{"weight": "w"}]], [0.1], [1]), "states to hold state dicts"),
     ],
