@@ -31,7 +31,8 @@ print("same scores")
 
 @pytest.mark.skipif(not dispatch.instruction_sets(), reason="needs the C++ extension")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the size of a process as Linux tells it")
-def test_the_threads_that_there_are_do_the_work():
-    done = subprocess.run([sys.executable, "-c", WITHOUT_ROOM], capture_output=True, text=True)
+def test_the_threads_that_there_are_do_the_work(tmp_path):
+    # Elsewhere, where the installed package is found.
+    done = subprocess.run([sys.executable, "-c", WITHOUT_ROOM], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "same scores\n"
