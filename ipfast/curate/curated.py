@@ -100,7 +100,10 @@ class Curated:
         if file.suffix in ARCHIVES:
             training_arrays(where, file, data)
         if file.suffix not in ARCHIVES and data is not None and action == "trim":  # new labels and weights are all that is new
-            raise InputError(f"{where}: expected out to end in .npz or .safetensors to hold the data; got {file.name!r}.")
+            raise InputError(
+                f"{where}: expected out to end in .npz or .safetensors to hold the data; got {file.name!r}. To write indices "
+                "pass no features, and labels alone where classes are asked for."
+            )
         return file
 
     def _names(self, rows: np.ndarray) -> dict[str, np.ndarray]:
