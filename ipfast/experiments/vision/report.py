@@ -107,7 +107,9 @@ def _rates(records: Records, level: str, rates: Sequence[float], methods: Sequen
     rows = [["none", spread_text(spread(none.values()), 100), *[""] * len(rates)]]
     for method in methods:
         found = {rate: by_seed(records, *place, method, "last") for rate, place in places.items()}
-        rows.append([method, "", *(spread_text(spread(values.values()), 100) for values in found.values())])
+        few = [f" ({len(values)} of {len(none)})" if 0 < len(values) < len(none) else "" for values in found.values()]
+        texts = [spread_text(spread(values.values()), 100) for values in found.values()]
+        rows.append([method, "", *(text + mark for text, mark in zip(texts, few, strict=True))])
         rows.append([f"{method} minus none", "", *(difference_text(paired(values, none), 100) for values in found.values())])
     yield table(["test accuracy in %, last epoch", "0 %", *(f"{100 * rate:g} %" for rate in rates)], rows)
 
