@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from .checks import check_finite_network
 from .data import Batch, Source
 from .engines import LastLayer
-from .engines.network import Network, whole_checkpoints, without_fast_path
+from .engines.network import Network
 from .engines.outputs import moved, rows_of, samples
+from .engines.running import whole_checkpoints, without_fast_path
 from .engines.trace import REPEATS, apart, coarsest, culprit_of, tensors_in
 from .errors import InputError, IpfastWarning
 from .losses import Loss

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engines.network import Network, Parameters, forward_differentiable
+from ..engines.network import Network, Parameters
+from ..engines.running import forward_differentiable
 from ..errors import UnavailableError
 from ..losses import Loss
 from .base import Part

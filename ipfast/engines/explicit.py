@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputTypeError
-from .network import Network, Parameters, forward_differentiable, gradients_of
+from .network import Network, Parameters, gradients_of
 from .outputs import rows_of, samples
+from .running import forward_differentiable
 
 
 class ExplicitEngine:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import UnavailableError
 from ..tangents import TangentRules, dual, parts
-from .network import Network, Parameters, forward_differentiable
+from .network import Network, Parameters
+from .running import forward_differentiable
 
 FORWARD_AD = re.compile(r"forward (mode )?AD")
 """In torch's messages of functions that have no forward derivative."""

@@ -18,8 +18,9 @@ from ..losses import Loss
 from .explicit import ExplicitEngine
 from .forward import ForwardEngine
 from .layer_plan import ELSEWHERE, Plan, Use, input_of, make_plan, sizes_of
-from .network import Network, Parameters, without_fast_path
+from .network import Network, Parameters
 from .outputs import rows_of, samples
+from .running import without_fast_path
 from .watch import ORDER, Watch
 
 CHECKED = 4.0

@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..layers import LayerRule, can_share, layer_rule
-from .network import Network, without_fast_path
+from .network import Network
 from .outputs import rows_of, samples
+from .running import without_fast_path
 
 ELSEWHERE = "its layer does not have the samples in its first dimension"
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from ..errors import InputError, InputTypeError
 from ..losses import Loss
 from .last_layer import find_last_layer
 from .outputs import call_arguments, dtypes_explained, label_tensor, logits_of_output, moved, rows_of, samples
+from .running import uncompiled, whole_checkpoints
 from .tokens import counted_tokens, is_counted, token_labels
 
 Parameters = Mapping[str, Tensor]
@@ -87,7 +86,7 @@ class Network:
         """ℓ_i [B] with these parameters and buffers in place of the model's own; autocast=False leaves casts to the caller."""
         named = {f"model.{name}": value for name, value in parameters.items()}
         explained = dtypes_explained(self.where, self.model, inputs) if self.precision is None else nullcontext()
-        with _uncompiled(), explained, self._autocast() if autocast else nullcontext():
+        with uncompiled(), explained, self._autocast() if autocast else nullcontext():
             values: Tensor = functional_call(self.step, named, (inputs, labels))
         return values
 
@@ -98,7 +97,7 @@ class Network:
         """What the model gives for a batch."""
         arguments, keywords = call_arguments(inputs)
         explained = dtypes_explained(self.where, self.model, inputs) if self.precision is None else nullcontext()
-        with _uncompiled(), explained, self._autocast():
+        with uncompiled(), explained, self._autocast():
             output = functional_call(self.structure, dict(parameters), arguments, keywords)
         return in_full(logits_of_output(self.where, self.structure, output))
 
@@ -298,22 +297,6 @@ def gradients_of(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | N
         return torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else [None] * len(leaves)
 
 
-@contextmanager
-def whole_checkpoints(where: str) -> Iterator[None]:
-    """Refuse activation checkpoints of the older kind, which have no gradient in part, or none where their input has none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="None of the inputs have requires_grad")
-        try:
-            yield
-        except (RuntimeError, UserWarning) as error:
-            if "use_reentrant" not in str(error) and "None of the inputs have requires_grad" not in str(error):
-                raise
-            raise InputError(
-                f"{where}: expected a model whose activation checkpoints can be differentiated in part; got "
-                "checkpoint(..., use_reentrant=True). Pass use_reentrant=False, which gives the same."
-            ) from error
-
-
 def in_full(z: Tensor) -> Tensor:
     """Logits, or other values, in float32 where they are narrower."""
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
@@ -387,41 +370,3 @@ def _shared_copy(model: nn.Module, own: Mapping[str, Tensor]) -> nn.Module:
         return copy.deepcopy(model, memo)
     except Exception:  # whatever a module's attributes raise; functional_call alone restores them too
         return model
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """Functions of a network that were compiled on their own run as they are: no compiler takes what engines call them with."""
-    found = "torch._dynamo" in sys.modules  # which takes a second to import, and which whoever compiles has imported
-    return torch.compiler.set_stance("force_eager") if found else nullcontext()
-
-
-@contextmanager
-def without_fast_path() -> Iterator[None]:
-    """Attention layer by layer: its fused inference path calls no layer, so that no hook would see one."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def forward_differentiable(module: nn.Module) -> Iterator[None]:
-    """Attention and LSTMs in forms that have a forward derivative: no fused path, no library kernels without one."""
-    config = getattr(module, "config", None)
-    form = getattr(config, "_attn_implementation", None)
-    exchanged = isinstance(form, str) and form not in ("eager", "sdpa")
-    with ExitStack() as stack:
-        stack.enter_context(without_fast_path())
-        stack.enter_context(torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]))
-        if any(isinstance(one, nn.LSTM) for one in module.modules()):
-            kept: Any = {"deterministic": None, "allow_tf32": None, "fp32_precision": None}
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False, **kept))
-        try:
-            if exchanged:
-                config._attn_implementation = "sdpa"  # type: ignore[union-attr]
-            yield
-        finally:
-            if exchanged:
-                config._attn_implementation = form  # type: ignore[union-attr]
