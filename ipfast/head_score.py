@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import dispatch
 from .combine import weighted_sum
-from .curvature import Passes
+from .curvature import Passes, TrainRows
 from .data import Source
 from .engines import HeadEngine, Labels, TokenLabels
 from .errors import InputError
@@ -48,15 +48,15 @@ class HeadRun:
         self.backend = self.reason = self.route = self.route_reason = ""
         self.record: TokenRecord | None = None
 
-    def add(self, group: Group, scorer: GroupScorer) -> None:
-        """Score the training data at the points of a group."""
+    def add(self, group: Group, scorer: GroupScorer, rows: TrainRows | None = None) -> None:
+        """Score the training data at the points of a group, from `rows` where a fit has left them."""
         alone = self.result.alone(scorer.terms)
 
         def block(h: Tensor, y: Labels) -> Tensor:
             columns = scorer(h, y)
             return columns if alone else weighted_sum(columns, scorer.weights)
 
-        part = self._stream(group.engine, block, scorer.columns, by_row=self.kernels and scorer.stack is not None)
+        part = self._stream(group.engine, block, scorer.columns, by_row=self.kernels and scorer.stack is not None, kept=rows)
         if self.record is not None and not self.record.each and scorer.terms and isinstance(scorer.terms[0], Quadratic):
             self.backend, self.reason = "reference", "self-influence of sequences: products of residuals and features in torch"
         self.route, self.route_reason = group.choice.name, group.choice.reason
@@ -77,13 +77,15 @@ class HeadRun:
         *,
         rows: int | None = None,
         by_row: bool = False,
+        kept: TrainRows | None = None,
     ) -> Tensor:
         """Scores of all the data, at most `rows` at once."""
         record: TokenRecord | None = None
+        blocks = engine.blocks("train", self.source, columns=columns, by_row=by_row) if kept is None else kept.blocks()
 
         def parts() -> Iterator[tuple[int, Tensor]]:
             nonlocal record
-            for start, h, y in _pieces(engine.blocks("train", self.source, columns=columns, by_row=by_row), rows):
+            for start, h, y in _pieces(blocks, rows):
                 choice = dispatch.select_backend(engine.backend, device=h.device)
                 self.backend, self.reason = choice.name, choice.reason
                 part = score_block(h, y)
@@ -148,7 +150,8 @@ def head_scores(
             continue
         first = len(result.terms)
         terms = list((stored.terms if stored else ())[first : first + len(group.points)])
-        run.add(group, GroupScorer(group, terms if maker is None else maker.terms(group)))
+        scorer = GroupScorer(group, terms if maker is None else maker.terms(group))
+        run.add(group, scorer, None if maker is None else maker.kept(group))
     record, counted = run.record, None
     values, members = result.finish(None if record is None or record.each else record.counts > 0)
     if queries is None and not pairs:

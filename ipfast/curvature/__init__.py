@@ -11,6 +11,7 @@ from .conjugate_gradients import CG
 from .datainf import DataInf
 from .ekfac import EKFAC, EKFACFactors
 from .exact import Exact
+from .features import TrainRows
 from .fitted import Fitted, Kept, fingerprint, fingerprint_of_all
 from .head_problem import HeadProblem, refuse_tokens
 from .identity import Identity
@@ -42,6 +43,7 @@ __all__ = [
     "QuadraticFactors",
     "Source",
     "StoredFactors",
+    "TrainRows",
     "fingerprint",
     "fingerprint_of_all",
     "refuse_tokens",

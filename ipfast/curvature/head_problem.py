@@ -18,12 +18,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..data import Source
 from ..engines import HeadEngine
 from ..engines.head import Parameters
 from ..errors import InputError
 from .base import Basis, Gradients, Kronecker, Problem, parts_of
-from .features import Rows
+from .features import TrainRows
 
 KEPT_BYTES = 256 * 2**20
 """Curvatures of the logits that are kept between the passes of a solver."""
@@ -35,14 +34,15 @@ class HeadProblem(Problem):
     """The training loss at a head.
 
     Args:
-        engine: of the model at the point. source: the training data.
+        engine: of the model at the point.
+        rows: features and labels of the training data there, which other points may share.
         at: W [C, d] and b [C].
     """
 
-    def __init__(self, engine: HeadEngine, source: Source, at: Parameters) -> None:
+    def __init__(self, engine: HeadEngine, rows: TrainRows, at: Parameters) -> None:
         last = engine.last
         self.where, self.engine, self.loss = engine.where, engine, engine.loss
-        self.rows = Rows(engine, source)
+        self.rows = rows
         self.weight, bias = at[0], at[1]
         self.bias = bias
         self.outputs, self.width = last.outputs, last.width

@@ -23,11 +23,13 @@ class Group:
     """Points whose features are the same, so that one pass over the data serves them all.
 
     Attributes:
+        number: of the group among all, in order.
         engine: at the state of these points.
         points, members: θ_t, and its head.
         choice: how the members' logits are computed.
     """
 
+    number: int
     engine: HeadEngine
     points: list[Point]
     members: list[Member]
@@ -40,6 +42,11 @@ class Group:
 
 def groups(engine: HeadEngine, points: Iterable[Point]) -> Iterator[Group]:
     """Points in groups, in order: heads on given features are one group; of a network every stored state is one."""
+    for number, (at, together) in enumerate(_together(engine, points)):
+        yield _group(number, at, together)
+
+
+def _together(engine: HeadEngine, points: Iterable[Point]) -> Iterator[tuple[HeadEngine, list[Point]]]:
     waiting: list[Point] = []
     for point in points:
         everywhere = point.mask is not None and point.mask.scope == "all"
@@ -47,14 +54,14 @@ def groups(engine: HeadEngine, points: Iterable[Point]) -> Iterator[Group]:
             waiting.append(point)
             continue
         if waiting:
-            yield _group(engine, waiting)
+            yield engine, waiting
             waiting = []
-        yield _group(engine.at(_state(engine, point)), [point])
+        yield engine.at(_state(engine, point)), [point]
     if waiting:
-        yield _group(engine, waiting)
+        yield engine, waiting
 
 
-def _group(engine: HeadEngine, points: list[Point]) -> Group:
+def _group(number: int, engine: HeadEngine, points: list[Point]) -> Group:
     last = engine.last
     members = []
     for point in points:
@@ -64,7 +71,7 @@ def _group(engine: HeadEngine, points: list[Point]) -> Group:
         members.append(_member(engine.where, head, point.mask))
     masks = [point.mask for point in points if point.mask is not None]
     if not masks or any(point.state is not None for point in points) or masks[0].scope == "all":
-        return Group(engine, points, members, EnsembleChoice("dense", "every point has parameters of its own"))
+        return Group(number, engine, points, members, EnsembleChoice("dense", "every point has parameters of its own"))
     device = last.weight.device if engine.device is None else engine.device
     choice = select_ensemble(
         rate=max(mask.rate for mask in masks),
@@ -74,7 +81,7 @@ def _group(engine: HeadEngine, points: list[Point]) -> Group:
         device=device,
         precision=engine.precision,
     )
-    return Group(engine, points, members, choice)
+    return Group(number, engine, points, members, choice)
 
 
 def _state(engine: HeadEngine, point: Point) -> Mapping[str, Tensor]:

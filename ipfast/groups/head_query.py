@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..curvature import HeadProblem, fingerprint, refuse_tokens
+from ..curvature import HeadProblem, TrainRows, fingerprint, refuse_tokens
+from ..curvature.features import HELD_BYTES
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
 from ..losses import loss_name
@@ -105,6 +106,15 @@ def token_rows(classes: int) -> int:
 class HeadQueryMaker(QueryMaker[Group]):
     """Queries (G, G_b) at the last layer."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._rows: dict[int, TrainRows] = {}  # of a group's number
+
+    def kept(self, group: Group) -> TrainRows | None:
+        """The features of the training data that a fit has made at the points of a group, which are handed over."""
+        rows = self._rows.pop(group.number, None)
+        return rows if rows is not None and rows.complete else None
+
     def _losses(self, group: Group, validation: Validation) -> Tensor:
         total = torch.zeros(len(group.members), validation.queries, dtype=torch.float64)
         counts = torch.zeros(validation.queries, dtype=torch.int64)
@@ -142,9 +152,18 @@ class HeadQueryMaker(QueryMaker[Group]):
         return super()._quadratic(group, index)
 
     def _problem(self, group: Group, index: int) -> HeadProblem:
-        assert self.train is not None  # score and query have asked for it
         member = group.members[index]
-        return HeadProblem(group.engine, self.train, (member.dense(), member.bias))
+        return HeadProblem(group.engine, self._train_rows(group), (member.dense(), member.bias))
+
+    def _train_rows(self, group: Group) -> TrainRows:
+        """Shared by the points of a group, and by the fits of a segment and its scores where all their features find room."""
+        assert self.train is not None  # score and query have asked for it
+        rows = self._rows.get(group.number)
+        if rows is None or not rows.complete:  # the model of incomplete ones may have been given another state
+            if sum(other.nbytes for other in self._rows.values()) > HELD_BYTES:
+                self._rows.clear()
+            rows = self._rows[group.number] = TrainRows(group.engine, self.train)
+        return rows
 
     def _flat(self, term: Term) -> Tensor:
         assert isinstance(term, Dot)

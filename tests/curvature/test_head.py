@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import ipfast
 from ipfast import Method
+from ipfast.groups import HeadQueryMaker, head_query
 from ipfast.losses import MSE, BCEWithLogits, CrossEntropy, Loss
 
 LOSSES: dict[str, Loss] = {
@@ -188,7 +189,7 @@ def test_ekfac_is_a_loop_over_samples_and_labels(target, empirical, damping):
 @every_loss
 def test_the_second_moments_of_the_true_fisher_are_the_diagonal_of_the_hessian(loss):
     """And of the covariances: for these losses the Fisher matrix of the logits is their Hessian, up to the labels' weights."""
-    from ipfast.curvature import HeadProblem
+    from ipfast.curvature import HeadProblem, TrainRows
     from ipfast.data import open_source
     from ipfast.engines import HeadEngine, find_last_layer
 
@@ -198,7 +199,7 @@ def test_the_second_moments_of_the_true_fisher_are_the_diagonal_of_the_hessian(l
     engine = HeadEngine("test", last, LOSSES[loss], backend="auto", include_bias=True, batch_size=8, device=None)
     source = open_source("test", "train", problem.train, batch_size=8)
     engine.check("train", source)
-    factors = ipfast.EKFAC().fit(HeadProblem(engine, source, (last.weight, last.bias)))
+    factors = ipfast.EKFAC().fit(HeadProblem(engine, TrainRows(engine, source), (last.weight, last.bias)))
     basis, layer = factors.bases[0], factors.layers[0]
     columns = [
         layer.matrix((dense.hessian @ _basis_vector(layer, basis, j, k, dense.size))[None])[0]
@@ -274,19 +275,71 @@ def test_self_lissa_of_samples_alone_is_the_series_of_one_sample():
     assert_relative(scores(problem, "cross_entropy", ipfast.LiSSA(mode="single"), target="self"), truth, SOLVE_RELATIVE)
 
 
-def test_a_backbone_runs_once_for_all_passes():
+SHARED = {
+    "cg": (lambda _: Method(curvature=ipfast.CG(damping=DAMPING)), 1, 1),
+    "ekfac": (lambda _: "ekfac", 1, 1),
+    "exact": (lambda _: Method(curvature=ipfast.Exact(damping=DAMPING)), 1, 1),
+    "datainf": (lambda _: "datainf", 1, 1),
+    "self_ekfac": (lambda _: "self_ekfac", 1, 0),
+    "members": (lambda _: Method(ipfast.Dropout(3, 0.2), ipfast.EKFAC()), 1, 1),
+    "checkpoints": (lambda state: Method(ipfast.Checkpoints([state, state]), ipfast.EKFAC()), 2, 2),
+    "segments": (lambda state: Method(ipfast.Segments([[state], [state] * 2], [0.1] * 2, [5] * 2), ipfast.Source()), 3, 1),
+}
+"""Method, and how often train and val must go through the network: once for each state."""
+
+
+def through_the_network(model, *data, **options) -> tuple[Tensor, int]:
+    """The scores, and how many samples have gone through the network for them."""
+    seen: list[int] = []
+    first = next(iter(model.children()))
+    handle = first.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    try:
+        found = ipfast.score(model, *data, progress=False, batch_size=8, check=False, **options).values
+    finally:
+        handle.remove()
+    return found, sum(seen)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_the_fit_and_the_scores_share_features(name, monkeypatch):
     problem = network_problem()
-    runs: list[int] = []
-    problem.model.conv.register_forward_hook(lambda *_: runs.append(1))
-    ipfast.score(problem.model, problem.train, problem.val, method="ip", progress=False, batch_size=8, check=False, head="fc")
-    plain = len(runs)
-    method = Method(curvature=ipfast.LiSSA(damping=0.1, steps=50, tol=1e-12))
-    with pytest.warns(ipfast.IpfastWarning, match="stopped"):
-        ipfast.score(
-            problem.model, problem.train, problem.val, method=method, progress=False, batch_size=8, check=False, head="fc"
-        )
-    batches = -(-len(problem.x) // 8)
-    assert len(runs) - plain == plain + batches
+    make, train_passes, val_passes = SHARED[name]
+    method = make(problem.model.state_dict())
+    data = (problem.train, problem.val if val_passes else None)
+    got, seen = through_the_network(problem.model, *data, method=method, head="fc")
+    assert seen == train_passes * len(problem.x) + val_passes * len(problem.x_val)
+    monkeypatch.setattr(HeadQueryMaker, "kept", lambda *_: None)
+    anew, more = through_the_network(problem.model, *data, method=method, head="fc")
+    assert more == seen + train_passes * len(problem.x)
+    assert torch.equal(got, anew)
+
+
+def test_the_fit_and_the_scores_share_features_of_tokens(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(21, 5, 3, generator=generator), torch.randint(4, (21, 5), generator=generator)
+    y[torch.rand(21, 5, generator=generator) < 0.3] = -100
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4)).eval()
+    method = Method(curvature=ipfast.CG(damping=DAMPING))
+    for tokens in ("mean", "sum", "each"):
+        got, seen = through_the_network(model, (x, y), (x[:8], y[:8]), method=method, tokens=tokens, head="2")
+        assert seen == len(x) + 8
+        with monkeypatch.context() as patch:
+            patch.setattr(HeadQueryMaker, "kept", lambda *_: None)
+            anew, _ = through_the_network(model, (x, y), (x[:8], y[:8]), method=method, tokens=tokens, head="2")
+        assert torch.equal(got.nan_to_num(), anew.nan_to_num())
+
+
+def test_features_without_room_are_made_again(monkeypatch):
+    """Those of the segments of a run, which are otherwise kept beside each other."""
+    problem = network_problem()
+    method = SHARED["segments"][0](problem.model.state_dict())
+    got, seen = through_the_network(problem.model, problem.train, problem.val, method=method, head="fc")
+    monkeypatch.setattr(head_query, "HELD_BYTES", 0)
+    anew, more = through_the_network(problem.model, problem.train, problem.val, method=method, head="fc")
+    assert more > seen
+    assert torch.equal(got, anew)
 
 
 def test_the_curvature_is_that_of_each_member_of_an_ensemble():

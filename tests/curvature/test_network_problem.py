@@ -11,7 +11,7 @@ from tolerances import BATCH_RELATIVE, FLOAT64_RELATIVE, SOLVE_RELATIVE, assert_
 from torch import nn
 
 import ipfast
-from ipfast.curvature import HeadProblem, NetworkProblem
+from ipfast.curvature import HeadProblem, NetworkProblem, TrainRows
 from ipfast.curvature.base import Basis
 from ipfast.curvature.sampled import sampled_cotangents
 from ipfast.data import open_source
@@ -244,7 +244,8 @@ def test_a_linear_network_is_a_head():
     problem = problem_of(model, x, y)
     last = find_last_layer("test", model)
     engine = HeadEngine("test", last, CrossEntropy(), backend="reference", include_bias=True, batch_size=7, device=None)
-    head = HeadProblem(engine, open_source("test", "train", (x, y), batch_size=7), (model.weight.detach(), model.bias.detach()))
+    rows = TrainRows(engine, open_source("test", "train", (x, y), batch_size=7))
+    head = HeadProblem(engine, rows, (model.weight.detach(), model.bias.detach()))
     v = vectors(problem)
     assert_relative(problem.hessian(v), head.hessian(v), FLOAT64_RELATIVE)
     assert problem.convex
