@@ -50,6 +50,11 @@ def save(figure: Figure, file: Path) -> Path:
     return file
 
 
+def explain(figure: Figure, text: str) -> None:
+    """A line below all panels: what their marks are."""
+    figure.supxlabel(text, fontsize=8, color=FAINT)
+
+
 def draw_differences(axes: Axes, differences: Mapping[str, Difference], label: str) -> None:
     """A dot and an interval a method, from top to bottom; the control is the line at zero."""
     axes.axvline(0, color=FAINT, linewidth=1)

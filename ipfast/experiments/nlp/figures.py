@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ..cells import Records, by_seed
 from ..checkpoints import BASE_SEED
-from ..figures import COLOURS, FAINT, INK, QUIET, draw_differences, panels, save
+from ..figures import COLOURS, FAINT, INK, QUIET, draw_differences, explain, panels, save
 from ..intervals import paired, spread
 from .problem import SETTINGS
 
@@ -63,7 +63,8 @@ def _regions(records: Records, settings: Sequence[str], methods: Sequence[str], 
         _name_regions(axis)
         axis.set(title=setting, xlabel="fair score in %, lower is fairer", ylabel="accuracy in %")
     columns = min(len(drawn), 2 * len(settings), 5)
-    figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, fontsize=8)
+    names = {"title": "lines: ± the deviation over seeds", "title_fontsize": 8, "fontsize": 8}
+    figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, **names)
     return save(figure, file)
 
 
@@ -88,4 +89,5 @@ def _differences(records: Records, settings: Sequence[str], methods: Sequence[st
                     found[method] = of
             draw_differences(axis, found, label)
             axis.set_title(setting)
+    explain(figure, "lines: 95 % intervals over seeds, paired")
     return save(figure, file)

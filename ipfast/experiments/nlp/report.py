@@ -30,7 +30,7 @@ def report(records: Records, methods: Sequence[str], training: Recipe, model: st
         f"{sampled if training.most else ''} Scores are of the last layer of the base model, for utility and for fairness on "
         "V, and the lowest 5 % by their mean rank are removed. `none` keeps all texts; `loss` (highest loss removed) and "
         "`random` are the controls. Texts about other people are made by rules from lists of words, in place of PANDA's "
-        "perturber, and are in rewrites/."
+        "perturber, and logged in rewrites/ of the folder of a run, with the texts of the data."
     )
     if "QNLI-dev" in settings:
         yield "QNLI-dev is not the paper's QNLI: its validation set alone, 80 % to train on, 10 % V, 10 % test."

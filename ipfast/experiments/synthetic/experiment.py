@@ -111,16 +111,8 @@ class Synthetic(Experiment):
         return self.surroundings.folder / "toys" / f"{toy}-{seed}.npz"
 
     def tables(self, records: Records) -> Iterator[str]:
-        left = LEFT_OUT[self.surroundings.scale]
         yield "# synthetic: influence, inner products, and leaving out"
-        yield (
-            "Mean ± standard deviation over seeds, each of which makes its own data, flips and model. `oracle` is Eq. (1) with "
-            "the whole Hessian, `leave_one_out` the change of the objective when the model is trained again without the sample "
-            f"(at the moons for {'all' if left is None else left} samples, drawn at random). Low scores are detrimental. The "
-            "moons' network is not at an optimum, and `lissa` has not converged there after 1,000 steps; `self_lissa` is the "
-            "limit. Compared with leaving out, `leave_one_out` is another training without the sample, which "
-            "differs by rounding alone: how far leaving out agrees with itself."
-        )
+        yield " ".join(self._preface(records))
         for objective in OBJECTIVES:
             if not any(cell.part == objective for cell in records):
                 continue
@@ -138,6 +130,11 @@ class Synthetic(Experiment):
             yield "AUC, difference from `ip` with its 95 % interval over seeds:\n\n" + difference_table(
                 records, objective, TOYS, self.methods, "AUC", "ip", digits=3
             )
+        if not any(cell.part == "order" for cell in records):
+            yield "## Angles"
+            yield "Of isotropic gradients a share φ/180° of the pairs is discordant; of the toys' gradients, which are not:"
+            yield self._toy_table(records)
+            return
         yield "## Order (Table 3)"
         yield (
             "Share of pairs that keep their order, of unit gradients drawn evenly from two regions, where H⁻¹v lies at angle φ "
@@ -149,7 +146,25 @@ class Synthetic(Experiment):
             "are not isotropic:"
         )
         yield table(["", *(f"φ = {angle}°" for angle in ANGLES)], self._isotropic_rows(records))
-        yield table(["toys: objective, data", "φ", "φ/180°", "discordant"], self._toy_rows(records))
+        yield self._toy_table(records)
+
+    def _preface(self, records: Records) -> Iterator[str]:
+        """What the methods and data of the tables are."""
+        left, methods = LEFT_OUT[self.surroundings.scale], {cell.method for cell in records}
+        yield "Mean ± standard deviation over seeds, each of which makes its own data, flips and model."
+        yield "Eq. (1) is influence with the whole Hessian" + (", `oracle`." if "oracle" in methods else ".")
+        if "leave_one_out" in methods:
+            yield (
+                "`leave_one_out` is the change of the objective when the model is trained again without the sample (at the "
+                f"moons for {'all' if left is None else left} samples, drawn at random). Compared with leaving out, it is "
+                "another training without the sample, which differs by rounding alone: how far leaving out agrees with itself."
+            )
+        yield "Low scores are detrimental."
+        if MOONS in {cell.setting for cell in records} and "lissa" in methods:
+            yield (
+                "The moons' network is not at an optimum, and `lissa` has not converged there after 1,000 steps; `self_lissa` "
+                "is the limit."
+            )
 
     def _order_rows(self, records: Records) -> Iterator[list[str]]:
         for (one, other), claim in PAPER.items():
@@ -167,6 +182,9 @@ class Synthetic(Experiment):
         for name in names:
             found = (by_seed(records, "order", f"{angle}°", "ip", name).values() for angle in ANGLES)
             yield [f"{name} dimensions" if " in " in name else name, *(spread_text(spread(each), digits=4) for each in found)]
+
+    def _toy_table(self, records: Records) -> str:
+        return table(["toys: objective, data", "φ", "φ/180°", "discordant"], self._toy_rows(records))
 
     def _toy_rows(self, records: Records) -> Iterator[list[str]]:
         for objective in OBJECTIVES:

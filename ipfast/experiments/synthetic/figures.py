@@ -88,7 +88,9 @@ def _draw_data(axis: Axes, run: ToyRun) -> None:
     for label, marker in ((0, "o"), (1, "s")):
         for flipped, colour in ((False, RIGHT), (True, WRONG)):
             rows = (y == label) & (wrong == flipped)
-            axis.scatter(x[rows, 0], x[rows, 1], s=14, marker=marker, c=colour, alpha=0.7, linewidths=0)
+            text = f"label {label}, {'flipped' if flipped else 'right'}"
+            axis.scatter(x[rows, 0], x[rows, 1], s=14, marker=marker, c=colour, alpha=0.7, linewidths=0, label=text)
+    axis.legend(fontsize=6.5, loc="best", handletextpad=0.2, frameon=False)
     axis.set(xlabel="$x_1$", ylabel="$x_2$")
 
 
@@ -98,7 +100,12 @@ def _scatter(axis: Axes, run: ToyRun, x: np.ndarray, y: np.ndarray, x_label: str
     known = np.isfinite(x)  # not left out otherwise
     _points(axis, run, x, y)
     axis.ticklabel_format(style="sci", scilimits=(-3, 4))
-    axis.set(xlabel=x_label, ylabel=y_label, title=f"Spearman {spearmanr(x[known], y[known])[0]:.2f}".replace("-", "−"))
+    axis.set(xlabel=x_label, ylabel=y_label, title=_agreement(x[known], y[known], len(x)))
+
+
+def _agreement(x: np.ndarray, y: np.ndarray, every: int) -> str:
+    text = f"Spearman {spearmanr(x, y)[0]:.2f}".replace("-", "−")
+    return text if len(x) == every else f"{text}, {len(x)} samples"
 
 
 def _points(axis: Axes, run: ToyRun, x: np.ndarray, y: np.ndarray) -> None:

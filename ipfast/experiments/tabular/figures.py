@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..cells import Records, by_seed
-from ..figures import FAINT, INK, QUIET, RIGHT, WRONG, draw_differences, name_rows, panels, save
+from ..figures import FAINT, INK, QUIET, RIGHT, WRONG, draw_differences, explain, name_rows, panels, save
 from ..intervals import paired
 from .defence import OF_THE_PAPER
 from .problem import ORIGIN, SETTINGS, data_of
@@ -101,4 +101,4 @@ def _differences(records: Records, settings: Sequence[str], methods: Sequence[st
 def _note(figure: Figure, settings: Sequence[str], text: str) -> None:
     """A line below the panels; what a star means, where there is one."""
     foreign = any(not data_of(setting).paper for setting in settings)
-    figure.supxlabel(f"{text}; {STAR}" if foreign else text, fontsize=8, color=FAINT)
+    explain(figure, f"{text}; {STAR}" if foreign else text)
