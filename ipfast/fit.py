@@ -14,12 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from .arguments import BATCH_SIZE, default_loss, known_loss, known_params
 from .checks import check_no_overwriting, positive_integer, usable_device
-from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors, fingerprint
+from .curvature import Fitted, Journal, Kept, Passes, PointCurvature, StoredFactors
 from .data import ArraySource, Source, open_source
 from .data.writers import check_output
 from .engines import TOKENS
 from .engines.autocast import without_autocast
 from .errors import InputError
+from .fingerprint import fingerprint
 from .groups import HeadQueryMaker, NetworkJob, groups
 from .hygiene import check_features
 from .impacts import get_impact

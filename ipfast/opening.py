@@ -14,6 +14,7 @@ from .data import Source
 from .engines import HeadEngine, SampleLoss, find_last_layer
 from .engines.network import Network
 from .errors import InputError, InputTypeError
+from .fingerprint import fingerprint
 from .losses import Loss
 from .methods import Method
 from .points import Trainable
@@ -100,18 +101,40 @@ def know_query(engine: HeadEngine, query: Query) -> None:
         engine.of_tokens["the query"] = query.tokens is not None
 
 
+def head_key(engine: HeadEngine) -> str:
+    """The fingerprint of the last layer, by which a query knows it again."""
+    last = engine.last
+    return fingerprint({"weight": last.weight} | ({} if last.bias is None else {"bias": last.bias}), {})
+
+
+def network_key(network: Network) -> str:
+    """The fingerprint of all parameters of a network, by which a query knows it again."""
+    return fingerprint(network.every(), {})
+
+
+def _check_known(where: str, query: Query, key: str) -> None:
+    """Refuse a model with other parameters, unless all points bring their own."""
+    of_its_own = query.terms and all(term.point.state is not None for term in query.terms)
+    if query.model is not None and query.model != key and not of_its_own:
+        raise InputError(
+            f"{where}: expected the model that the query was made with; this one has the same shapes, and other parameters, of "
+            "another training or another dtype. Make the query again with ipfast.query and this model."
+        )
+
+
 def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
-    """Refuse a query that was made for a head of another shape."""
+    """Refuse a query that was made for another head."""
     for term in query.terms:
         if isinstance(term, Dot) and term.gradient.shape[-2:] != engine.last.weight.shape:
             raise InputError(
                 f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
                 f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
             )
+    _check_known(where, query, head_key(engine))
 
 
 def check_query_fits_network(where: str, query: Query, network: Network) -> None:
-    """Refuse a query that was made for a network with parameters of other shapes."""
+    """Refuse a query that was made for another network."""
     for term in query.terms:
         for name, gradient in term.gradients.items() if isinstance(term, NetworkDot) else ():
             own = network.parameters.get(name)
@@ -121,6 +144,7 @@ def check_query_fits_network(where: str, query: Query, network: Network) -> None
                     f"{where}: expected the model that the query was made for, with {name!r} of shape "
                     f"{list(gradient.shape[1:])}; {got}. Make the query again with ipfast.query and this model."
                 )
+    _check_known(where, query, network_key(network))
 
 
 def trainable(engine: HeadEngine) -> Trainable:

@@ -29,7 +29,7 @@ from .hygiene import check_features
 from .impacts import Impact, get_impact
 from .methods import Control, Method, get_method
 from .network_score import NetworkRun
-from .opening import open_head, open_network, trainable
+from .opening import head_key, network_key, open_head, open_network, trainable
 from .query_file import Query, check_query_file
 from .registry import check_choice
 from .terms import Term
@@ -178,6 +178,7 @@ def build_query(
         combine=method.points.combine,
         queries=names,
         tokens=engine.tokens if validation is None or engine.of_tokens["val"] else None,
+        model=head_key(engine),
     )
 
 
@@ -195,6 +196,7 @@ def build_network_query(run: NetworkRun) -> Query:
         queries=None if validation is None else validation.names,
         tokens=network.tokens,
         params=tuple(network.parameters),
+        model=network_key(network),
     )
 
 

@@ -53,6 +53,7 @@ class Query:
         queries: names of several queries, whose scores are [N, Q]; None for a single one.
         tokens: what a sample of token data is, "mean", "sum" or "each"; None: the query is of samples, not of token data.
         params: "last", or the names of the scored parameters of a whole network.
+        model: fingerprint of the last layer, or of all parameters of a network, at which gradients are taken; None: not known.
     """
 
     terms: tuple[Term, ...]
@@ -65,6 +66,7 @@ class Query:
     queries: tuple[str, ...] | None = None
     tokens: str | None = "mean"
     params: str | tuple[str, ...] = "last"
+    model: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a .safetensors file. Masks go by name, seed, member and rate, checkpoint files by path and hash."""
@@ -101,6 +103,7 @@ class Query:
             "queries": json.dumps(self.queries),
             "tokens": json.dumps(self.tokens),
             "params": json.dumps(self.params),
+            "model": json.dumps(self.model),
             "stats": json.dumps(dict(self.stats)),
         }
         with written_whole(file) as beside:
@@ -126,7 +129,10 @@ class Query:
             queries = None if names is None else tuple(names)
             tokens, params = json.loads(about.get("tokens", "null")), json.loads(about.get("params", '"last"'))
             scored = params if isinstance(params, str) else tuple(params)
-            return cls(terms, method, loss, about["head"], include_bias, stats, about["combine"], queries, tokens, scored)
+            known = json.loads(about.get("model", "null"))
+            return cls(
+                terms, method, loss, about["head"], include_bias, stats, about["combine"], queries, tokens, scored, known
+            )
 
 
 def _described(term: Term) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def scores(model: nn.Module, f: Function, train: tuple[Tensor, Tensor], loss: st
 
 
 def chance(z: Tensor, positive: int | None = None) -> Tensor:
-    """Probability of the positive class of each row: of the only output, or of class `positive`."""
+    """Probability of the positive class of each row; a single output tells classes 0 and 1 apart."""
     if z.shape[1] == 1:
-        return 1 / (1 + torch.exp(-z[:, 0]))
+        return 1 / (1 + torch.exp(z[:, 0] if positive == 0 else -z[:, 0]))
     return torch.exp(z - torch.logsumexp(z, dim=1, keepdim=True))[:, 1 if positive is None else positive]
 
 
@@ -43,7 +43,7 @@ def parity_gap(z: Tensor, groups: list[int], positive: int | None = None) -> Ten
 
 def opportunity_gap(z: Tensor, y: Tensor, groups: list[int], of: str, positive: int = 1) -> Tensor:
     """Among the positives: mean loss of group 0 − that of group 1, or mean probability of group 1 − that of group 0."""
-    hard = [int(label) == (positive if z.shape[1] > 1 else 1) for label in y.reshape(len(y), -1)[:, 0]]
+    hard = [int(label) == positive for label in y.reshape(len(y), -1)[:, 0]]
     p = chance(z, positive)
     means = []
     for group in (0, 1):

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = {"errors", "checks", "registry", "originals"}
+FOUNDATION = {"errors", "checks", "registry", "originals", "fingerprint"}
 ALLOWED = {
     # part: what of ipfast it may import, beside FOUNDATION and itself
     "errors": set(),
     "checks": set(),
     "registry": set(),
     "originals": set(),
+    "fingerprint": set(),
     "dispatch": {"kernels", "_C"},
     "ops": {"dispatch"},
     "losses": {"ops"},

@@ -156,3 +156,32 @@ def test_bad_input_is_refused(options, error, message):
 def test_the_options_of_score_can_be_passed_on(name):
     problem = linear_problem()
     assert ipfast.query(problem.model, problem.val, backend=name).terms
+
+
+@pytest.mark.parametrize("params", ["last", "all"])
+def test_a_query_of_other_parameters_is_refused(params, tmp_path):
+    """Of the same shapes, as after another epoch of training; what has the same values is the same model."""
+    problem = network_problem()
+    file = tmp_path / "query.safetensors"
+    query = ipfast.query(problem.model, problem.val, params=params, out=file)
+    expected = ipfast.score(problem.model, problem.train, query).values
+    same = network_problem().model
+    assert torch.equal(ipfast.score(same, problem.train, ipfast.Query.load(file)).values, expected)
+    with torch.no_grad():
+        same.fc.bias[0] += 1e-9
+    for known in (query, ipfast.Query.load(file)):
+        with pytest.raises(ipfast.InputError, match="expected the model that the query was made with"):
+            ipfast.score(same, problem.train, known)
+        with pytest.raises(ipfast.InputError, match="expected the model that the query was made with"):
+            ipfast.Scorer(same, known)
+
+
+def test_a_query_of_checkpoints_takes_any_model_of_their_shapes():
+    """Their parameters are those of the states, whatever the model has."""
+    problem = network_problem()
+    method = ipfast.Method(points=ipfast.Checkpoints([network_problem().model.state_dict()]))
+    query = ipfast.query(problem.model, problem.val, method=method)
+    expected = ipfast.score(problem.model, problem.train, query).values
+    with torch.no_grad():
+        problem.model.fc.weight.zero_()
+    assert torch.equal(ipfast.score(problem.model, problem.train, query).values, expected)

@@ -20,7 +20,7 @@ Impact = Annotated[
     ),
 ]
 Groups = Annotated[Path | None, typer.Option(help=".npy [M], the sensitive group of each row of --val.")]
-Positive = Annotated[int | None, typer.Option(help="Of groups: the positive class, where there are over two.")]
+Positive = Annotated[int | None, typer.Option(help="Of groups: number of the positive class; default: 1 of two.")]
 Pairs = Annotated[Path | None, typer.Option(help=".npy [M, d], the counterpart of each row of --val.")]
 ImpactOption = Annotated[
     list[str] | None,

@@ -12,7 +12,7 @@ from .datainf import DataInf
 from .ekfac import EKFAC, EKFACFactors
 from .exact import Exact
 from .features import TrainRows
-from .fitted import Fitted, Kept, fingerprint, fingerprint_of_all
+from .fitted import Fitted, Kept
 from .head_problem import HeadProblem, refuse_tokens
 from .identity import Identity
 from .lissa import LiSSA
@@ -44,7 +44,5 @@ __all__ = [
     "Source",
     "StoredFactors",
     "TrainRows",
-    "fingerprint",
-    "fingerprint_of_all",
     "refuse_tokens",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,20 +25,6 @@ FACTORS: dict[str, type[StoredFactors]] = {
     kind.kind: kind for kind in (CholeskyFactors, EigenFactors, ArnoldiFactors, EKFACFactors)
 }
 CURVATURES: dict[str, type[Curvature]] = {kind.__name__: kind for kind in (Exact, EKFAC, Arnoldi, Source)}
-
-
-def fingerprint(values: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """SHA-256 of named tensors, their names, dtypes, shapes and bits, and of what else a curvature depends on, as JSON."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, value in sorted(values.items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def fingerprint_of_all(keys: Iterable[str]) -> str:
-    """That of several points together, as of a segment of a training run."""
-    return hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

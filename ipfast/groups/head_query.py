@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..curvature import HeadProblem, TrainRows, fingerprint, refuse_tokens
+from ..curvature import HeadProblem, TrainRows, refuse_tokens
 from ..curvature.features import HELD_BYTES
 from ..engines import HeadEngine, TokenLabels
 from ..errors import InputError
+from ..fingerprint import fingerprint
 from ..losses import loss_name
 from ..points import Mask
 from ..terms import Dot, Quadratic, Term

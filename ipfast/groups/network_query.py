@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..curvature import NetworkProblem, fingerprint
+from ..curvature import NetworkProblem
 from ..engines.network import Parameters, gradients_of
 from ..engines.outputs import rows_of, samples
 from ..errors import InputError
+from ..fingerprint import fingerprint
 from ..losses import Loss, loss_name
 from ..terms import NetworkDot, Term
 from .network import NetworkGroup

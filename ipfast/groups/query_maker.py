@@ -22,9 +22,9 @@ from ..curvature import (
     Problem,
     QuadraticFactors,
     Source,
-    fingerprint_of_all,
 )
 from ..errors import InputError
+from ..fingerprint import fingerprint_of_all
 from ..impacts import Impact
 from ..methods import Method
 from ..points import Point, Segments

@@ -30,7 +30,7 @@ class DemographicParity(Impact):
             that sorts first is group 0. An array, a tensor, a Series or an .npy path; of several validation sets a mapping from
             their names. With val_groups each query takes its own samples.
         signed: take f = Δ, which falls as group 0 gains on group 1, whatever its sign is.
-        positive: number of the positive class; None: class 1 of two, or the only output of a binary head.
+        positive: number of the positive class; None: class 1 of two. A single output tells classes 0 and 1 apart.
 
     Raises:
         InputError, InputTypeError: groups are not M of two values. Where M is known, that is found before any work.

@@ -14,9 +14,11 @@ from ..losses import Loss
 class Positive:
     """ŷ = softmax(z)_k under cross-entropy, σ(z_k) under binary cross-entropy, for the positive class k.
 
+    A single output tells two classes apart: of class 1 ŷ is σ(z), of class 0 it is σ(−z).
+
     Args:
         where: the impact, for messages.
-        positive: k; None: class 1 of two, or the only output.
+        positive: k; None: class 1 of two.
     """
 
     def __init__(self, where: str, positive: Any) -> None:
@@ -42,22 +44,24 @@ class Positive:
                 f"{where}: expected positive to be named, since there are {outputs} outputs; got None. Pass "
                 f"{self.where}(..., positive=1) with the number of the class, on the command line --positive 1."
             )
-        if self.given is not None and not 0 <= self.given < outputs:
-            raise InputError(f"{where}: expected positive to be in 0..{outputs - 1}; got {self.given}.")
+        classes = max(outputs, 2)  # of one output two
+        if self.given is not None and not 0 <= self.given < classes:
+            raise InputError(f"{where}: expected positive to be in 0..{classes - 1}; got {self.given}.")
 
-    def column(self, loss: Loss) -> int:
+    @property
+    def _number(self) -> int:
         """k"""
-        if self.given is not None:
-            return self.given
-        return 1 if loss.form == "cross_entropy" else 0
+        return 1 if self.given is None else self.given
 
     def probability(self, z: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """(ŷ [B], ∂ŷ/∂z [B, C])"""
-        k = self.column(loss)
+        k = self._number
         if loss.form == "bce_with_logits":
+            one = z.shape[1] == 1
+            sign, column = (1 if k else -1, 0) if one else (1, k)
             slope = torch.zeros_like(z)
-            slope[:, k] = torch.sigmoid(z[:, k]) * torch.sigmoid(-z[:, k])
-            return torch.sigmoid(z[:, k]), slope
+            slope[:, column] = sign * torch.sigmoid(z[:, column]) * torch.sigmoid(-z[:, column])
+            return torch.sigmoid(sign * z[:, column]), slope
         p = z.softmax(dim=1)
         slope = -p[:, k, None] * p
         slope[:, k] = 0
@@ -66,7 +70,7 @@ class Positive:
 
     def labelled(self, labels: Tensor, loss: Loss) -> Tensor:
         """Which samples have the label k: [B] bool."""
-        k = self.column(loss)
+        k = self._number
         if loss.form == "cross_entropy":
             if labels.dim() != 1:
                 raise InputError(
@@ -74,9 +78,10 @@ class Positive:
                     f"soft targets {list(labels.shape)}."
                 )
             return labels == k
-        y = labels[:, k]
+        one = labels.shape[1] == 1
+        y = labels[:, 0 if one else k]
         if not bool(((y == 0) | (y == 1)).all()):
             raise InputError(
                 f"query: expected labels of val to be 0 or 1 for {self.where}, which looks at the positive samples; got others."
             )
-        return y == 1
+        return y == (k if one else 1)

@@ -57,6 +57,11 @@ class CrossEntropy(Loss):
 
     def prepare(self, where: str, labels: Tensor, rows: int, outputs: int) -> Tensor:
         check_length(where, "weight", self.weight, outputs)
+        if outputs < 2:
+            raise InputError(
+                f"{where}: expected two outputs or more with loss='cross_entropy'; got one, whose probability is always 1 and "
+                "whose loss is always 0. Pass loss='bce_with_logits' for an output that tells two classes apart."
+            )
         if labels.dtype.is_floating_point and labels.dim() == 2:
             if self.ignore_index is not None:
                 raise InputError(

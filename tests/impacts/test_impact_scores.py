@@ -96,6 +96,29 @@ def test_a_binary_head(name, outputs, params):
     assert got.stats["impact_options"] == impact.options()
 
 
+@pytest.mark.parametrize("params", ["last", "all"])
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_positive_class_of_a_binary_head(outputs, positive, params):
+    """Class 0 or 1, whether there is an output for each or one that tells them apart."""
+    head, train, val, loss = binary(outputs)
+    cases = [
+        (DemographicParity(GROUPS, positive=positive), lambda z: truth.parity_gap(z, GROUPS, positive).abs()),
+        (
+            EqualOpportunity(GROUPS, of="probability", positive=positive),
+            lambda z: truth.opportunity_gap(z, val[1], GROUPS, "probability", positive).abs(),
+        ),
+        (
+            EqualOpportunity(GROUPS, signed=True, positive=positive),
+            lambda z: truth.opportunity_gap(z, val[1], GROUPS, "loss", positive),
+        ),
+    ]
+    for impact, function in cases:
+        expected = truth.scores(head, lambda m, function=function: function(m(val[0])), train, loss)
+        got = ipfast.score(head, train, val, impact=impact, loss=loss, params=params, progress=False)
+        assert_relative(got.values, expected, FLOAT64_RELATIVE)
+
+
 @pytest.mark.parametrize("where", ["last", "all", "fc"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_of_several_classes(name, where):

@@ -143,3 +143,15 @@ def test_heads_of_nothing_are_refused(head, words):
         ipfast.score(head(), (X, Y), (X_VAL, Y_VAL), progress=False)
     with pytest.raises(ipfast.InputError, match="model with values; weight is on the device 'meta'"):
         ipfast.score(nn.Linear(D, C, device="meta"), (X, Y), (X_VAL, Y_VAL), params="all", progress=False)
+
+
+@pytest.mark.parametrize("method", ["ip", "self_tracin", "ekfac", "self_ekfac", "datainf", "loss"])
+@pytest.mark.parametrize("params", ["last", "all"])
+def test_cross_entropy_of_one_output_is_refused(params, method):
+    """Its loss is zero whatever the output is; one output is what binary cross-entropy is for."""
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)).eval()
+    for y in ((x[:, :1] > 0).float(), (x[:, 0] > 0).long()):
+        val = (x[:5], y[:5]) if method in ("ip", "ekfac", "datainf") else None
+        with pytest.raises(ipfast.InputError, match=r"expected two outputs or more with loss='cross_entropy'.*bce_with_logits"):
+            ipfast.score(model, (x, y), val, method=method, params=params, progress=False)
