@@ -101,7 +101,21 @@ def _check_outputs(where: str, network: Network, inputs: Any, count: int) -> Non
     buffers = network.buffers()
     with torch.no_grad(), without_fast_path():
         together = network.logits(buffers, inputs)
+        _warn_of_probabilities(where, network.loss, together)
         _alone(where, "logits", lambda: network.logits(buffers, rows_of(inputs, slice(0, 1), count)), together[:1].shape)
+
+
+def _warn_of_probabilities(where: str, loss: Loss, z: Tensor) -> None:
+    """Warn of rows that are probabilities where logits are expected, as after a final softmax."""
+    if loss.form != "cross_entropy" or z.dim() < 2 or z.shape[-1] < 2:
+        return
+    if bool(((z >= 0) & (z <= 1)).all()) and bool(((z.double().sum(dim=-1) - 1).abs() < 1e-3).all()):
+        warnings.warn(
+            f"{where}: the model gives probabilities, rows in 0..1 that add up to one, where cross_entropy expects logits. "
+            "Their loss is another one than that of the model. Leave out a final softmax.",
+            IpfastWarning,
+            stacklevel=2,
+        )
 
 
 def _check_losses(where: str, network: Network, inputs: Any, labels: Any, count: int) -> None:

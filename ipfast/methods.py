@@ -146,4 +146,10 @@ def get_method(where: str, method: Any) -> Method | Control:
         return method
     if isinstance(method, Fitted):
         return Method(curvature=method, name=type(method.curvature).__name__.lower())
+    if isinstance(method, (Points, Curvature)):
+        part, name = "points" if isinstance(method, Points) else "curvature", type(method).__name__
+        raise InputTypeError(
+            f"{where}: expected method to be a name or an ipfast.Method; got {name}. Pass "
+            f"ipfast.Method({part}=ipfast.{name}(…))."
+        )
     return METHODS.get(where, method)

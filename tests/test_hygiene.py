@@ -410,3 +410,12 @@ def test_nothing_is_looked_for_without_check():
     model = Stack(Called(F.dropout))
     assert len(ipfast.score(model, (x[:8], y[:8]), (x[8:], y[8:]), params="all", check=False, progress=False)) == 8
     assert len(ipfast.score(model, Augmented(random.random), (x, y), params="last", check=False, progress=False)) == 8
+
+
+def test_a_final_softmax_is_warned_of():
+    """Of a whole network, whose end need not be a linear layer; without the softmax nothing is said."""
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 4
+    body = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
+    ipfast.score(body, (x, y), (x[:4], y[:4]), params="all", progress=False)
+    with pytest.warns(ipfast.IpfastWarning, match="the model gives probabilities"):
+        ipfast.score(nn.Sequential(body, nn.Softmax(1)).eval(), (x, y), (x[:4], y[:4]), params="all", progress=False)

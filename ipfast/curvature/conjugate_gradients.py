@@ -64,9 +64,11 @@ class CGFactors(QuadraticFactors):
             product = self.problem.hessian(direction, ggn=self.about.ggn).add_(direction, alpha=self.damping)
             bent = float((direction * product).sum())
             if not bent > 0 and bool(direction.any()):
+                curvature = bent / float(direction.square().sum())
                 raise InputError(
-                    f"{self.problem.where}: expected a positive definite Hessian for CG; a direction has curvature "
-                    f"{bent:.3g} with damping={self.damping:.3g}. Pass a larger damping, or ggn=True."
+                    f"{self.problem.where}: expected a positive definite Hessian for CG; a direction has the eigenvalue "
+                    f"{curvature:.3g} or one below it with damping={self.damping:.3g}. Pass a damping that is larger by more "
+                    "than that, or ggn=True."
                 )
             return np.asarray(product.cpu().numpy().ravel())
 

@@ -55,6 +55,8 @@ def read_estimator(where: str, model: Any) -> tuple[Tensor, Tensor | None, str, 
             f"{where}: expected a linear classifier; got a {name}. Score its last step on the transformed data: "
             "score(pipe[-1], (pipe[:-1].transform(X), y), (pipe[:-1].transform(X_val), y_val))."
         )
+    if hasattr(model, "best_estimator_"):
+        raise InputTypeError(f"{where}: expected a linear classifier; got a {name}. Pass its best_estimator_.")
     loss, form = _training_loss(where, model, name)
     missing = [attribute for attribute in ("coef_", "intercept_", "classes_") if not hasattr(model, attribute)]
     if missing:

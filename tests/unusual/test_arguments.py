@@ -112,3 +112,16 @@ def test_masks_and_weights_of_operations_may_be_of_any_kind():
     weight = torch.ones(C, dtype=torch.float64, requires_grad=True)
     found = ipfast.ops.head_dot(X, Y, w, None, w, None, class_weight=weight, backend="reference")
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (ipfast.EKFAC(), r"got EKFAC\. Pass ipfast\.Method\(curvature=ipfast\.EKFAC"),
+        (ipfast.Dropout(3, 0.1), r"got Dropout\. Pass ipfast\.Method\(points=ipfast\.Dropout"),
+    ],
+)
+def test_a_part_of_a_method_is_no_method(method, words):
+    linear, x = torch.nn.Linear(2, 2), torch.zeros(3, 2)
+    with pytest.raises(ipfast.InputTypeError, match=words):
+        ipfast.score(linear, (x, torch.zeros(3, dtype=torch.long)), (x, torch.zeros(3, dtype=torch.long)), method=method)

@@ -155,3 +155,13 @@ def test_cross_entropy_of_one_output_is_refused(params, method):
         val = (x[:5], y[:5]) if method in ("ip", "ekfac", "datainf") else None
         with pytest.raises(ipfast.InputError, match=r"expected two outputs or more with loss='cross_entropy'.*bce_with_logits"):
             ipfast.score(model, (x, y), val, method=method, params=params, progress=False)
+
+
+def test_the_best_of_a_search_is_named():
+    from sklearn.model_selection import GridSearchCV
+
+    x, y = X.float().numpy(), (X[:, 0] > 0).long().numpy()
+    search = GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, cv=2).fit(x, y)
+    with pytest.raises(ipfast.InputTypeError, match="Pass its best_estimator_"):
+        ipfast.score(search, (x, y), (x, y), progress=False)
+    assert len(ipfast.score(search.best_estimator_, (x, y), (x[:9], y[:9]), progress=False).values) == len(x)
