@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,20 @@ from definition import X_VAL, Y_VAL, C, D, M, N, X, Y, gradients, numbers, seede
 from scipy.sparse import csr_matrix
 from tolerances import FLOAT32_RELATIVE, FLOAT64_RELATIVE, assert_relative_to_largest
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 import ipfast
 from ipfast import Method
+from ipfast.data import open_source
 
 
 class Once(IterableDataset):
@@ -182,3 +194,115 @@ def test_features_of_later_batches_keep_their_digits(tokens):
 def test_features_of_no_width_are_refused():
     with pytest.raises(ipfast.InputError, match="at least one feature a row; got d = 0"):
         ipfast.ops.head_dot(X[:, :0], Y, torch.ones(C, 0), None, torch.ones(C, 0), None)
+
+
+class Order:
+    """A sampler, or a batch sampler, of the user's own, without a length."""
+
+    def __init__(self, order, draw=None):
+        self.order, self.draw = order, draw
+        self.generator = torch.Generator().manual_seed(3)
+        self.numbers, self.old, self.python = np.random.default_rng(3), np.random.RandomState(3), random.Random(3)
+
+    def __iter__(self):
+        if self.draw is not None:
+            self.draw(self)
+        yield from self.order
+
+
+def batches_of(order):
+    return [list(order)[start : start + 4] for start in range(0, len(order), 4)]
+
+
+OUT_OF_ORDER = {
+    "sampler": lambda data: {"sampler": Order(reversed(range(N))), "batch_size": 4},
+    "list": lambda data: {"sampler": [1, 0, *range(2, N)], "batch_size": 4},
+    "batch sampler": lambda data: {"batch_sampler": Order(reversed(batches_of(range(N))))},
+    "tensors": lambda data: {"batch_sampler": Order(torch.randperm(N, generator=torch.Generator()).split(4))},
+    "batch sampler over it": lambda data: {"batch_sampler": BatchSampler(Order([*range(1, N), 0]), 4, drop_last=False)},
+    "sequential, as a subclass": lambda data: {"sampler": type("Own", (SequentialSampler,), {"__iter__": backwards})(data)},
+    "replicas": lambda data: {"sampler": DistributedSampler(data, num_replicas=2, rank=0, shuffle=False), "batch_size": 4},
+    "lengths": lambda data: {"sampler": grouped_by_length(), "batch_size": 4},
+    "later part": lambda data: {"sampler": range(1, N), "batch_size": 4},
+    "sequential over more": lambda data: {"sampler": SequentialSampler(range(N + 1)), "batch_size": 4},
+    "twice": lambda data: {"sampler": [*range(N), 0], "batch_size": 4},
+    "once": lambda data: {"sampler": iter([1, 0, *range(2, N)]), "batch_size": 4},
+    "whole batches": lambda data: {"sampler": Order([[4, 5, 6, 7], [0, 1, 2, 3], [8, 9, 10, 11]]), "batch_size": None},
+    "slices": lambda data: {"sampler": Order([slice(6, 12), slice(0, 6)]), "batch_size": None},
+}
+
+
+def grouped_by_length():
+    transformers = pytest.importorskip("transformers.trainer_pt_utils")
+    return transformers.LengthGroupedSampler(4, lengths=list(range(N)), generator=torch.Generator())
+
+
+def backwards(self):
+    return iter(range(N - 1, -1, -1))
+
+
+@pytest.mark.parametrize("name", OUT_OF_ORDER)
+def test_a_loader_with_another_order_than_its_data_is_refused(name):
+    data = TensorDataset(X, Y)
+    linear = seeded(lambda: nn.Linear(D, C))
+    for train, val in [(DataLoader(data, **OUT_OF_ORDER[name](data)), (X_VAL, Y_VAL)), ((X, Y), None)]:
+        val = DataLoader(data, **OUT_OF_ORDER[name](data)) if val is None else val
+        with pytest.raises(
+            ipfast.InputError,
+            match=r"keeps the order of its data, 0, 1, 2, …; its \w+ gives number \d+ at .*Subset\(dataset,",
+        ):
+            ipfast.score(linear, train, val, progress=False)
+
+
+IN_ORDER = {
+    "sampler": lambda data: {"sampler": Order(range(N)), "batch_size": 5},
+    "numpy": lambda data: {"sampler": Order(np.arange(N)), "batch_size": 5},
+    "batch sampler": lambda data: {"batch_sampler": Order(torch.arange(N).split(4))},
+    "uneven": lambda data: {"batch_sampler": Order([[0, 1, 2], [3], list(range(4, N))])},
+    "one replica": lambda data: {"sampler": DistributedSampler(data, num_replicas=1, rank=0, shuffle=False), "batch_size": 4},
+    "once": lambda data: {"sampler": iter(range(N)), "batch_size": 5},
+    "batches once": lambda data: {"batch_sampler": iter(batches_of(range(N)))},
+    "whole batches": lambda data: {"sampler": BatchSampler(SequentialSampler(data), 5, drop_last=False), "batch_size": None},
+    "slices": lambda data: {"sampler": Order([slice(0, 6), slice(6, 12)]), "batch_size": None},
+    "slices once": lambda data: {"sampler": iter([slice(0, 6), slice(6, 12)]), "batch_size": None},
+}
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_a_loader_with_the_order_of_its_data_is_read(name):
+    data = TensorDataset(X, Y)
+    linear = seeded(lambda: nn.Linear(D, C))
+    found = ipfast.score(linear, DataLoader(data, **IN_ORDER[name](data)), (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values)
+
+
+def test_a_loader_over_a_subset_has_the_order_of_the_subset():
+    order = torch.randperm(N, generator=torch.Generator()).tolist()
+    linear = seeded(lambda: nn.Linear(D, C))
+    loader = DataLoader(Subset(TensorDataset(X, Y), order), batch_size=5)
+    found = ipfast.score(linear, loader, (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values[order])
+
+
+def test_samples_that_are_named_are_read_as_the_sampler_says():
+    names = [f"sample {row}" for row in range(N)]
+    data = dict(zip(names, zip(X, Y, strict=True), strict=True))
+    found = ipfast.score(
+        seeded(lambda: nn.Linear(D, C)), DataLoader(data, sampler=names, batch_size=5), (X_VAL, Y_VAL), progress=False
+    )
+    assert found.values.shape == (N,)
+
+
+def test_a_look_at_the_order_draws_no_random_numbers():
+    def draw(sampler=None):
+        own = [] if sampler is None else [sampler.numbers.random(), sampler.old.random_sample(), sampler.python.random()]
+        generator = [] if sampler is None else [torch.rand(2, generator=sampler.generator).sum().item()]
+        return [torch.rand(2).sum().item(), np.random.rand(), random.random(), *own, *generator]
+
+    sampler = Order(range(N), draw)
+    loader = DataLoader(TensorDataset(X, Y), sampler=sampler, batch_size=4)
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    expected = draw(Order([]))
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    open_source("score", "train", loader, batch_size=4)
+    assert draw(sampler) == expected
