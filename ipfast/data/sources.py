@@ -24,6 +24,7 @@ from torch.utils.data import (
 from ..errors import InputError, InputTypeError
 from .batch import Batch, split_batch
 from .files import read_arrays, read_npy
+from .frames import array_of
 from .order import check_order, is_spent_by_reading, sampling
 from .rows import Rows
 
@@ -210,7 +211,7 @@ def _label_array(where: str, argument: str, labels: Any) -> Any:
     if isinstance(labels, Tensor):
         return labels.detach()
     if hasattr(labels, "to_numpy"):
-        labels = labels.to_numpy()
+        labels = array_of(where, f"{argument} labels", labels)
     try:
         labels = np.array(labels)
     except (TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import torch.nn.functional as F
@@ -306,3 +307,81 @@ def test_a_look_at_the_order_draws_no_random_numbers():
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     open_source("score", "train", loader, batch_size=4)
     assert draw(sampler) == expected
+
+
+def reversed_twice(array):
+    """The same numbers, with negative strides."""
+    back = tuple(slice(None, None, -1) for _ in array.shape)
+    return np.ascontiguousarray(array[back])[back]
+
+
+@pytest.mark.parametrize("params", ["last", "all"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_arrays_with_negative_strides(params, batch_size):
+    x, y, x_val, y_val = (reversed_twice(part.numpy()) for part in (X, Y, X_VAL, Y_VAL))
+    assert all(stride < 0 for part in (x, y, x_val, y_val) for stride in part.strides)
+    groups, ids, weight = reversed_twice(np.arange(M) % 2), reversed_twice(np.arange(N)), reversed_twice(np.arange(1.0, C + 1))
+
+    def scored(*pairs, weight, **options):
+        loss = ipfast.losses.CrossEntropy(weight=weight)
+        linear = seeded(lambda: nn.Linear(D, C))
+        return ipfast.score(linear, *pairs, loss=loss, params=params, batch_size=batch_size, progress=False, **options)
+
+    found = scored((x, y), (x_val, y_val), weight=weight, val_groups=groups, ids=ids)
+    expected = scored((X, Y), (X_VAL, Y_VAL), weight=weight.tolist(), val_groups=groups.tolist())
+    assert torch.equal(found.values, expected.values)
+    assert found.ids.tolist() == list(range(N))
+
+
+def test_one_row_with_negative_strides():
+    linear = seeded(lambda: nn.Linear(D, C))
+    found = ipfast.score(linear, (X.numpy()[:1][::-1], Y.numpy()[:1][::-1]), (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X[:1], Y[:1]), (X_VAL, Y_VAL), progress=False).values)
+
+
+def test_batches_with_negative_strides():
+    linear = seeded(lambda: nn.Linear(D, C))
+
+    def stacked(samples):
+        return tuple(reversed_twice(np.stack(part)) for part in zip(*samples, strict=True))
+
+    data = list(zip(X.numpy(), Y.numpy(), strict=True))
+    found = ipfast.score(linear, DataLoader(data, 5, collate_fn=stacked), (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values)
+
+
+MIXED = {
+    "float": X[:, 0].numpy(),
+    "whole": np.arange(N),
+    "bool": np.arange(N) % 3 == 0,
+    "half": X[:, 1].numpy().astype(np.float32),
+    "small": np.arange(N, dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
+def test_columns_of_several_dtypes_are_float64(backend):
+    if backend == "pyarrow":
+        pytest.importorskip("pyarrow")
+    table = pandas.DataFrame(MIXED)
+    table = table if backend is None else table.convert_dtypes(dtype_backend=backend)
+    assert table.to_numpy().dtype == object
+    plain = np.stack([column.astype(np.float64) for column in MIXED.values()], axis=1)
+    linear = seeded(lambda: nn.Linear(D, C))
+    found = ipfast.score(linear, (table, Y), (table[:M], Y_VAL), progress=False)
+    assert found.values.dtype == torch.float64
+    assert torch.equal(found.values, ipfast.score(linear, (plain, Y), (plain[:M], Y_VAL), progress=False).values)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pandas.array(["a"] * N), r"features to hold numbers; got dtype \w+ in the column 'new'\. Encode it"),
+        (pandas.Categorical([1] * N), "features to hold numbers; got dtype category in the column 'new'"),
+        (pandas.array([True] * 4 + [None] * (N - 4), dtype="boolean"), "missing values; the column 'new' has one at row 4"),
+    ],
+)
+def test_a_column_that_is_no_numbers_is_named(column, words):
+    table = pandas.DataFrame({**MIXED, "new": column})
+    with pytest.raises((ipfast.InputError, ipfast.InputTypeError), match=words):
+        ipfast.score(seeded(lambda: nn.Linear(D + 1, C)), (table, Y), method="self_tracin", progress=False)
