@@ -203,7 +203,8 @@ def whole_as_int64(labels: Tensor) -> Tensor:
 def as_tensor(array: np.ndarray) -> Tensor:
     """A tensor over the array's memory; a copy only for a foreign byte order or negative strides."""
     if array.dtype != native(array.dtype) or any(stride < 0 for stride in array.strides):
-        array = np.ascontiguousarray(array, dtype=native(array.dtype))
+        # No np.ascontiguousarray, which returns as they are the negative strides of an array of one row, or of none.
+        array = np.array(array, dtype=native(array.dtype), order="C")
     if array.dtype == np.uint16:
         return torch.from_numpy(array.astype(np.int32))
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checks import as_tensor, fixed_width
 from ..data.files import read_named, read_npy
+from ..data.frames import array_of
 from ..errors import InputError, InputTypeError
 from ..scores import Scores
 
@@ -191,7 +192,7 @@ def _array(where: str, argument: str, values: Any) -> Any:
     if isinstance(values, Tensor):
         return values
     if hasattr(values, "to_numpy"):
-        return values.to_numpy()
+        return array_of(where, argument, values)
     if isinstance(values, (list, tuple, range)):
         try:
             return np.asarray([value.tolist() if isinstance(value, Tensor) else value for value in values])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..checks import as_tensor, native
 from ..errors import InputTypeError
+from .frames import array_of, column_names
 
 
 def backing_map(array: np.ndarray) -> np.memmap | None:
@@ -38,8 +39,10 @@ class Rows:
     """An array [N, ...] that is read in order, in blocks of rows."""
 
     def __init__(self, where: str, argument: str, array: Any) -> None:
+        self.columns = column_names(array)
+        """Names of the columns, where a table has them."""
         if hasattr(array, "to_numpy") and not isinstance(array, Tensor):  # pandas
-            array = array.to_numpy()
+            array = array_of(where, argument, array)
         if isinstance(array, (list, tuple)):
             try:
                 array = np.asarray(array)

@@ -24,6 +24,8 @@ from torch.utils.data import (
 from ..errors import InputError, InputTypeError
 from .batch import Batch, split_batch
 from .files import read_arrays, read_npy
+from .frames import array_of
+from .order import check_order, is_spent_by_reading, sampling
 from .rows import Rows
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -96,6 +98,9 @@ class LoaderSource(Source):
                 f"{where}: expected {argument} to be a DataLoader over all samples; drop_last=True leaves out "
                 f"{self.rows % (loader.batch_size or 1)} of {self.rows}. Build it with drop_last=False."
             )
+        spent = check_order(where, argument, loader)
+        if spent is not None:
+            self.loader = _with_order(loader, spent, loader.num_workers, loader.generator)
 
     def batches(self, size: int) -> Iterator[Batch]:
         if self._begun is None:
@@ -125,32 +130,35 @@ class LoaderSource(Source):
 
     def _once(self) -> bool:
         """Whether it may be that it can be read only once."""
-        order: Any = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
-        return isinstance(self.loader.dataset, IterableDataset) or any(iter(one) is one for one in (order, self.loader.sampler))
+        return isinstance(self.loader.dataset, IterableDataset) or is_spent_by_reading(self.loader)
 
     def drawn_twice(self, rows: int) -> tuple[Batch, Batch] | None:
         """Through a loader like the user's, whose own random numbers and workers stay untouched."""
         loader = self.loader
         if self._once():
             return None
-        order: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-        first = next(iter(order), None)
+        first = next(iter(sampling(loader)), None)
         if first is None:
             return None
-        how: dict[str, Any] = {"sampler": [first] * 2, "batch_size": None}
-        if loader.batch_sampler is not None:
-            how = {"batch_sampler": [list(first)[:rows]] * 2}
-        again = DataLoader(
-            loader.dataset,
-            **how,
-            num_workers=min(1, loader.num_workers),
-            collate_fn=loader.collate_fn,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            generator=torch.Generator(),
-        )
-        once, twice = map(self._split, again)
+        some = first if loader.batch_sampler is None else list(first)[:rows]
+        once, twice = map(self._split, _with_order(loader, [some] * 2, min(1, loader.num_workers), torch.Generator()))
         return once, twice
+
+
+def _with_order(loader: DataLoader[Any], order: list[Any], workers: int, generator: Any) -> DataLoader[Any]:
+    """A loader like the user's, which reads what `order` says."""
+    how: dict[str, Any] = {"sampler": order, "batch_size": None}
+    if loader.batch_sampler is not None:
+        how = {"batch_sampler": order}
+    return DataLoader(
+        loader.dataset,
+        **how,
+        num_workers=workers,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=generator,
+    )
 
 
 def open_source(where: str, argument: str, data: Any, *, batch_size: int, labels_key: str = "labels") -> Source:
@@ -203,7 +211,7 @@ def _label_array(where: str, argument: str, labels: Any) -> Any:
     if isinstance(labels, Tensor):
         return labels.detach()
     if hasattr(labels, "to_numpy"):
-        labels = labels.to_numpy()
+        labels = array_of(where, f"{argument} labels", labels)
     try:
         labels = np.array(labels)
     except (TypeError, ValueError) as error:

@@ -71,6 +71,12 @@ def read_estimator(where: str, model: Any) -> tuple[Tensor, Tensor | None, str, 
     return torch.tensor(coefficients), bias, loss, EstimatorLabels(np.asarray(model.classes_), form)
 
 
+def read_columns(model: Any) -> tuple[str, ...] | None:
+    """Names of the features that an estimator was fitted to, where it was fitted to a table that has them."""
+    names = getattr(model, "feature_names_in_", None)
+    return None if names is None else tuple(map(str, names))
+
+
 def read_penalty(model: Any) -> float:
     """λ of (λ/2)‖W‖² beside the sum of the losses, of an estimator that has one such number; else zero."""
     name, cross_validated = type(model).__name__, type(model).__name__.endswith("CV")

@@ -106,6 +106,7 @@ class HeadEngine:
                     f"{list(self.last.weight.shape)}; got {list(shape)}. Were they made by the same model? Features of tokens "
                     f"have the shape [N, T, {self.last.width}]."
                 )
+            self._check_columns(argument, source.inputs.columns)
             self._note(argument, len(shape) == 3)
             length = shape[1]
             if argument == "train":
@@ -122,6 +123,17 @@ class HeadEngine:
             source.labels = self.token_labels(argument, source.labels, (rows, length))
         else:
             source.labels = self.labels(argument, source.labels, rows)
+
+    def _check_columns(self, argument: str, found: tuple[str, ...] | None) -> None:
+        """Refuse a table with other columns than the estimator was fitted to, or in another order."""
+        fitted = self.last.columns
+        if found is None or fitted is None or found == fitted:
+            return
+        place = next(place for place, (one, other) in enumerate(zip(found, fitted, strict=True)) if one != other)
+        raise InputError(
+            f"{self.where}: expected {argument} features with the columns that the estimator was fitted to, in their order; "
+            f"column {place} is {found[place]!r} where it was {fitted[place]!r}. Pass features[model.feature_names_in_]."
+        )
 
     def token_labels(self, argument: str, labels: Any, shape: tuple[int, int]) -> Tensor:
         """Checked labels of sequences [N, T], as `engines.tokens.token_labels` has them."""

@@ -9,15 +9,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_evaluation_mode, check_finite_parameters, check_not_compiled
+from ..checks import as_tensor, check_evaluation_mode, check_finite_parameters, check_not_compiled
 from ..data.files import read_head, read_head_name
 from ..errors import InputError, InputTypeError
 from ..originals import RefuseOriginals
 from .autocast import callers_autocast
-from .estimators import EstimatorLabels, is_estimator, read_estimator, read_penalty
+from .estimators import EstimatorLabels, is_estimator, read_columns, read_estimator, read_penalty
 from .outputs import call_arguments, dtypes_explained, logits_in, moved
 
 LINEAR = 0.02
@@ -39,6 +40,7 @@ class LastLayer:
         l2: λ of (λ/2)‖W‖² beside the sum of the losses, where the model says so (scikit-learn).
         class_weight: by which the losses of the classes were weighted, where the model says so (scikit-learn).
         original: the model that the backbone is a copy of, if it is.
+        columns: names of the features in their order, where the model knows them (scikit-learn).
         parameters: what weight and bias are called in the model that the head is from; tied ones have their first name.
     """
 
@@ -51,6 +53,7 @@ class LastLayer:
     l2: float = 0.0
     class_weight: Any = None
     parameters: tuple[str, str] = ("weight", "bias")
+    columns: tuple[str, ...] | None = None
     original: nn.Module | None = None
 
     @property
@@ -107,7 +110,8 @@ class LastLayer:
                 raise InputError(
                     f"{where}: expected batches (features, labels) for a linear head; got {len(inputs)} inputs a batch."
                 )
-            return _rows(where, torch.as_tensor(inputs).detach(), self.width)
+            h = as_tensor(inputs) if isinstance(inputs, np.ndarray) else torch.as_tensor(inputs)
+            return _rows(where, h.detach(), self.width)
         with nullcontext() if self.original is None else RefuseOriginals(where, self.original):
             calls, _ = _head_calls(where, self.backbone, self.name, inputs)
         if len(calls) != 1:
@@ -212,7 +216,13 @@ def find_last_layer(
     if is_estimator(model):
         weight, bias, loss, encode = read_estimator(where, model)
         last = LastLayer(
-            weight, bias, loss=loss, encode=encode, l2=read_penalty(model), class_weight=getattr(model, "class_weight", None)
+            weight,
+            bias,
+            loss=loss,
+            encode=encode,
+            l2=read_penalty(model),
+            class_weight=getattr(model, "class_weight", None),
+            columns=read_columns(model),
         )
     elif isinstance(model, nn.Linear):
         names = (f"{origin}.weight", f"{origin}.bias") if origin else ("weight", "bias")

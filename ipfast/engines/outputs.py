@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import whole_as_int64
+from ..checks import as_tensor, whole_as_int64
 from ..errors import InputError, InputTypeError
 from .trace import tensors_in
 
@@ -74,6 +75,7 @@ def logits_of_output(where: str, model: nn.Module, output: Any) -> Tensor:
 def label_tensor(where: str, labels: Any) -> Tensor:
     """Labels as numbers, whole ones as int64, or an error."""
     try:
+        labels = as_tensor(labels) if isinstance(labels, np.ndarray) else labels
         return whole_as_int64(labels if isinstance(labels, Tensor) else torch.as_tensor(labels))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import as_tensor
 from ..errors import InputError, InputTypeError
 
 
@@ -68,6 +70,7 @@ def class_vector(where: str, argument: str, value: Any) -> tuple[float, ...] | N
     if value is None:
         return None
     try:
+        value = as_tensor(value) if isinstance(value, np.ndarray) else value
         vector = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import whole_as_int64
+from ..checks import as_tensor, whole_as_int64
 from ..errors import InputError, InputTypeError
 from . import labels as label_checks
 
@@ -130,7 +131,7 @@ def residual(
 
 def _class_vector(where: str, argument: str, value: Any, classes: int) -> Tensor:
     try:
-        result = torch.as_tensor(value).detach()
+        result = (as_tensor(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(f"{where}: expected {argument} to be numbers, one a class; got {type(value).__name__}.") from error
     if result.dtype.is_complex:

@@ -124,3 +124,28 @@ def test_the_way_out_that_the_message_names_for_a_pipeline():
     pipe = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, y)
     got = ipfast.score(pipe[-1], (pipe[:-1].transform(x), y), (pipe[:-1].transform(x[:9]), y[:9]))
     assert len(got) == len(x)
+
+
+def test_columns_are_those_that_the_estimator_was_fitted_to():
+    import pandas
+
+    x, y = data(3)
+    names = [f"column {place}" for place in range(x.shape[1])]
+    table = pandas.DataFrame(x, columns=names)
+    other = table[[names[0], *names[:0:-1]]]
+    estimator = LogisticRegression().fit(table, y)
+    train, val = (table[:40], y[:40]), (table[40:], y[40:])
+    expected = ipfast.score(LogisticRegression().fit(x, y), train, val, progress=False).values  # which knows no names
+    assert torch.equal(ipfast.score(estimator, train, val, progress=False).values, expected)
+    assert torch.equal(ipfast.score(estimator, (x[:40], y[:40]), val, progress=False).values, expected)
+    numbered = (pandas.DataFrame(x[:40]), y[:40])  # whose names are no strings
+    assert torch.equal(ipfast.score(estimator, numbered, val, progress=False).values, expected)
+    words = f"features with the columns .* column 1 is '{names[-1]}' where it was '{names[1]}'"
+    for call in (
+        lambda: ipfast.score(estimator, (other[:40], y[:40]), val),
+        lambda: ipfast.score(estimator, train, (other[40:], y[40:])),
+        lambda: ipfast.query(estimator, (other[40:], y[40:])),
+        lambda: ipfast.fit(estimator, (other[:40], y[:40]), method="ekfac"),
+    ):
+        with pytest.raises(ipfast.InputError, match=words):
+            call()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
+import pandas
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,10 +13,20 @@ from definition import X_VAL, Y_VAL, C, D, M, N, X, Y, gradients, numbers, seede
 from scipy.sparse import csr_matrix
 from tolerances import FLOAT32_RELATIVE, FLOAT64_RELATIVE, assert_relative_to_largest
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 import ipfast
 from ipfast import Method
+from ipfast.data import open_source
 
 
 class Once(IterableDataset):
@@ -182,3 +195,193 @@ def test_features_of_later_batches_keep_their_digits(tokens):
 def test_features_of_no_width_are_refused():
     with pytest.raises(ipfast.InputError, match="at least one feature a row; got d = 0"):
         ipfast.ops.head_dot(X[:, :0], Y, torch.ones(C, 0), None, torch.ones(C, 0), None)
+
+
+class Order:
+    """A sampler, or a batch sampler, of the user's own, without a length."""
+
+    def __init__(self, order, draw=None):
+        self.order, self.draw = order, draw
+        self.generator = torch.Generator().manual_seed(3)
+        self.numbers, self.old, self.python = np.random.default_rng(3), np.random.RandomState(3), random.Random(3)
+
+    def __iter__(self):
+        if self.draw is not None:
+            self.draw(self)
+        yield from self.order
+
+
+def batches_of(order):
+    return [list(order)[start : start + 4] for start in range(0, len(order), 4)]
+
+
+OUT_OF_ORDER = {
+    "sampler": lambda data: {"sampler": Order(reversed(range(N))), "batch_size": 4},
+    "list": lambda data: {"sampler": [1, 0, *range(2, N)], "batch_size": 4},
+    "batch sampler": lambda data: {"batch_sampler": Order(reversed(batches_of(range(N))))},
+    "tensors": lambda data: {"batch_sampler": Order(torch.randperm(N, generator=torch.Generator()).split(4))},
+    "batch sampler over it": lambda data: {"batch_sampler": BatchSampler(Order([*range(1, N), 0]), 4, drop_last=False)},
+    "sequential, as a subclass": lambda data: {"sampler": type("Own", (SequentialSampler,), {"__iter__": backwards})(data)},
+    "replicas": lambda data: {"sampler": DistributedSampler(data, num_replicas=2, rank=0, shuffle=False), "batch_size": 4},
+    "lengths": lambda data: {"sampler": grouped_by_length(), "batch_size": 4},
+    "later part": lambda data: {"sampler": range(1, N), "batch_size": 4},
+    "sequential over more": lambda data: {"sampler": SequentialSampler(range(N + 1)), "batch_size": 4},
+    "twice": lambda data: {"sampler": [*range(N), 0], "batch_size": 4},
+    "once": lambda data: {"sampler": iter([1, 0, *range(2, N)]), "batch_size": 4},
+    "whole batches": lambda data: {"sampler": Order([[4, 5, 6, 7], [0, 1, 2, 3], [8, 9, 10, 11]]), "batch_size": None},
+    "slices": lambda data: {"sampler": Order([slice(6, 12), slice(0, 6)]), "batch_size": None},
+}
+
+
+def grouped_by_length():
+    transformers = pytest.importorskip("transformers.trainer_pt_utils")
+    return transformers.LengthGroupedSampler(4, lengths=list(range(N)), generator=torch.Generator())
+
+
+def backwards(self):
+    return iter(range(N - 1, -1, -1))
+
+
+@pytest.mark.parametrize("name", OUT_OF_ORDER)
+def test_a_loader_with_another_order_than_its_data_is_refused(name):
+    data = TensorDataset(X, Y)
+    linear = seeded(lambda: nn.Linear(D, C))
+    for train, val in [(DataLoader(data, **OUT_OF_ORDER[name](data)), (X_VAL, Y_VAL)), ((X, Y), None)]:
+        val = DataLoader(data, **OUT_OF_ORDER[name](data)) if val is None else val
+        with pytest.raises(
+            ipfast.InputError,
+            match=r"keeps the order of its data, 0, 1, 2, …; its \w+ gives number \d+ at .*Subset\(dataset,",
+        ):
+            ipfast.score(linear, train, val, progress=False)
+
+
+IN_ORDER = {
+    "sampler": lambda data: {"sampler": Order(range(N)), "batch_size": 5},
+    "numpy": lambda data: {"sampler": Order(np.arange(N)), "batch_size": 5},
+    "batch sampler": lambda data: {"batch_sampler": Order(torch.arange(N).split(4))},
+    "uneven": lambda data: {"batch_sampler": Order([[0, 1, 2], [3], list(range(4, N))])},
+    "one replica": lambda data: {"sampler": DistributedSampler(data, num_replicas=1, rank=0, shuffle=False), "batch_size": 4},
+    "once": lambda data: {"sampler": iter(range(N)), "batch_size": 5},
+    "batches once": lambda data: {"batch_sampler": iter(batches_of(range(N)))},
+    "whole batches": lambda data: {"sampler": BatchSampler(SequentialSampler(data), 5, drop_last=False), "batch_size": None},
+    "slices": lambda data: {"sampler": Order([slice(0, 6), slice(6, 12)]), "batch_size": None},
+    "slices once": lambda data: {"sampler": iter([slice(0, 6), slice(6, 12)]), "batch_size": None},
+}
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_a_loader_with_the_order_of_its_data_is_read(name):
+    data = TensorDataset(X, Y)
+    linear = seeded(lambda: nn.Linear(D, C))
+    found = ipfast.score(linear, DataLoader(data, **IN_ORDER[name](data)), (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values)
+
+
+def test_a_loader_over_a_subset_has_the_order_of_the_subset():
+    order = torch.randperm(N, generator=torch.Generator()).tolist()
+    linear = seeded(lambda: nn.Linear(D, C))
+    loader = DataLoader(Subset(TensorDataset(X, Y), order), batch_size=5)
+    found = ipfast.score(linear, loader, (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values[order])
+
+
+def test_samples_that_are_named_are_read_as_the_sampler_says():
+    names = [f"sample {row}" for row in range(N)]
+    data = dict(zip(names, zip(X, Y, strict=True), strict=True))
+    found = ipfast.score(
+        seeded(lambda: nn.Linear(D, C)), DataLoader(data, sampler=names, batch_size=5), (X_VAL, Y_VAL), progress=False
+    )
+    assert found.values.shape == (N,)
+
+
+def test_a_look_at_the_order_draws_no_random_numbers():
+    def draw(sampler=None):
+        own = [] if sampler is None else [sampler.numbers.random(), sampler.old.random_sample(), sampler.python.random()]
+        generator = [] if sampler is None else [torch.rand(2, generator=sampler.generator).sum().item()]
+        return [torch.rand(2).sum().item(), np.random.rand(), random.random(), *own, *generator]
+
+    sampler = Order(range(N), draw)
+    loader = DataLoader(TensorDataset(X, Y), sampler=sampler, batch_size=4)
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    expected = draw(Order([]))
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    open_source("score", "train", loader, batch_size=4)
+    assert draw(sampler) == expected
+
+
+def reversed_twice(array):
+    """The same numbers, with negative strides."""
+    back = tuple(slice(None, None, -1) for _ in array.shape)
+    return np.ascontiguousarray(array[back])[back]
+
+
+@pytest.mark.parametrize("params", ["last", "all"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_arrays_with_negative_strides(params, batch_size):
+    x, y, x_val, y_val = (reversed_twice(part.numpy()) for part in (X, Y, X_VAL, Y_VAL))
+    assert all(stride < 0 for part in (x, y, x_val, y_val) for stride in part.strides)
+    groups, ids, weight = reversed_twice(np.arange(M) % 2), reversed_twice(np.arange(N)), reversed_twice(np.arange(1.0, C + 1))
+
+    def scored(*pairs, weight, **options):
+        loss = ipfast.losses.CrossEntropy(weight=weight)
+        linear = seeded(lambda: nn.Linear(D, C))
+        return ipfast.score(linear, *pairs, loss=loss, params=params, batch_size=batch_size, progress=False, **options)
+
+    found = scored((x, y), (x_val, y_val), weight=weight, val_groups=groups, ids=ids)
+    expected = scored((X, Y), (X_VAL, Y_VAL), weight=weight.tolist(), val_groups=groups.tolist())
+    assert torch.equal(found.values, expected.values)
+    assert found.ids.tolist() == list(range(N))
+
+
+def test_one_row_with_negative_strides():
+    linear = seeded(lambda: nn.Linear(D, C))
+    found = ipfast.score(linear, (X.numpy()[:1][::-1], Y.numpy()[:1][::-1]), (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X[:1], Y[:1]), (X_VAL, Y_VAL), progress=False).values)
+
+
+def test_batches_with_negative_strides():
+    linear = seeded(lambda: nn.Linear(D, C))
+
+    def stacked(samples):
+        return tuple(reversed_twice(np.stack(part)) for part in zip(*samples, strict=True))
+
+    data = list(zip(X.numpy(), Y.numpy(), strict=True))
+    found = ipfast.score(linear, DataLoader(data, 5, collate_fn=stacked), (X_VAL, Y_VAL), progress=False)
+    assert torch.equal(found.values, ipfast.score(linear, (X, Y), (X_VAL, Y_VAL), progress=False).values)
+
+
+MIXED = {
+    "float": X[:, 0].numpy(),
+    "whole": np.arange(N),
+    "bool": np.arange(N) % 3 == 0,
+    "half": X[:, 1].numpy().astype(np.float32),
+    "small": np.arange(N, dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
+def test_columns_of_several_dtypes_are_float64(backend):
+    if backend == "pyarrow":
+        pytest.importorskip("pyarrow")
+    table = pandas.DataFrame(MIXED)
+    table = table if backend is None else table.convert_dtypes(dtype_backend=backend)
+    assert table.to_numpy().dtype == object
+    plain = np.stack([column.astype(np.float64) for column in MIXED.values()], axis=1)
+    linear = seeded(lambda: nn.Linear(D, C))
+    found = ipfast.score(linear, (table, Y), (table[:M], Y_VAL), progress=False)
+    assert found.values.dtype == torch.float64
+    assert torch.equal(found.values, ipfast.score(linear, (plain, Y), (plain[:M], Y_VAL), progress=False).values)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pandas.array(["a"] * N), r"features to hold numbers; got dtype \w+ in the column 'new'\. Encode it"),
+        (pandas.Categorical([1] * N), "features to hold numbers; got dtype category in the column 'new'"),
+        (pandas.array([True] * 4 + [None] * (N - 4), dtype="boolean"), "missing values; the column 'new' has one at row 4"),
+    ],
+)
+def test_a_column_that_is_no_numbers_is_named(column, words):
+    table = pandas.DataFrame({**MIXED, "new": column})
+    with pytest.raises((ipfast.InputError, ipfast.InputTypeError), match=words):
+        ipfast.score(seeded(lambda: nn.Linear(D + 1, C)), (table, Y), method="self_tracin", progress=False)
