@@ -167,14 +167,32 @@ def read_scores(
     return values, queries, ids
 
 
-def _ids(column: Any) -> np.ndarray:
-    """Whole numbers where all are written as such, else as they are."""
-    found = np.asarray(column)
+def read_ids(where: str, argument: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """Ids [N] of an .npy file, or of a .txt file with one a line, numbers where all are."""
+    if Path(path).suffix != ".txt":
+        return read_npy(where, argument, path)
+    file = existing_file(where, argument, path)
     try:
-        numbers = found.astype(np.int64)
-    except (TypeError, ValueError, OverflowError):
+        return _ids(file.read_text(encoding="utf-8").splitlines())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{where}: expected {argument} to be text; {str(file)!r} cannot be read ({error}).") from error
+
+
+def _ids(column: Any) -> np.ndarray:
+    """Numbers, or True and False, where all are written as NumPy writes such, else as they are."""
+    found = np.asarray(column)
+    if found.dtype.kind != "U":
         return found
-    return numbers if found.dtype.kind == "U" and bool((numbers.astype(found.dtype) == found).all()) else found
+    if found.size and bool(np.isin(found, ("True", "False")).all()):
+        return np.asarray(found == "True")
+    for kind in (np.int64, np.uint64, np.float64):
+        try:
+            numbers = found.astype(kind)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if np.isfinite(numbers).all() and list(map(str, numbers.tolist())) == found.tolist():
+            return numbers
+    return found
 
 
 def _queries_of(table: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -91,6 +91,13 @@ def test_objectives_may_be_queries_files_and_names(tmp_path):
     assert combine(several).method == "ip"
 
 
+def test_ids_are_compared_as_a_table_without_types_has_them(tmp_path):
+    """Names that look like numbers come back from a .csv as such."""
+    named = ipfast.Scores(torch.arange(3.0), "ip", "head", "cpp", ids=np.array(["7", "8", "9"]))
+    named.save(tmp_path / "s.csv")
+    assert combine([named, tmp_path / "s.csv"]).ids.tolist() == ["7", "8", "9"]
+
+
 def test_ids_are_carried():
     ids = np.array(["x", "y"])
     one, other = (ipfast.Scores(torch.tensor([1.0, 2.0]), m, "head", "cpp", ids=ids) for m in ("ip", "self_tracin"))
