@@ -301,8 +301,8 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
-        """Read what `save` wrote: everything from .safetensors; scores, their queries and ids from .csv and .parquet; scores
-        [N] from .npy. Scores of tokens come back from .safetensors alone."""
+        """Read what `save` wrote: everything from .safetensors; scores, their queries and ids from .csv and .parquet, whose
+        rows go by `index` where it holds 0..N−1; scores [N] from .npy. Scores of tokens come back from .safetensors alone."""
         where = "Scores.load"
         file = existing_file(where, "path", path)
         if file.suffix in FORMATS:

@@ -28,7 +28,7 @@ def combine(objectives: Any, how: str = "rank") -> Scores:
 
     Args:
         objectives: a mapping from names, or a list, of what `trim` takes as scores [N]; or scores [N, Q] of Q queries: a Scores
-            object, an array, or the path of a file of scores.
+            object, an array, a DataFrame, or the path of a file of scores.
         how: as above.
 
     Returns:
