@@ -190,6 +190,23 @@ def fixed_width(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def missing_row(values: Any) -> int | None:
+    """The first row of Python objects that is None, NaN or pandas.NA; None: no row, or they are of a dtype of their own.
+
+    >>> missing_row(["a", None]), missing_row(np.array(["a", "b"]))
+    (1, None)
+    """
+    if hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    if not isinstance(values, (list, tuple)) and not (isinstance(values, np.ndarray) and values.dtype.kind in "OT"):
+        return None
+    return next((row for row, each in enumerate(values) if _is_missing(each)), None)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+
+
 def native(dtype: np.dtype) -> np.dtype:
     """The dtype in this machine's byte order, which torch needs."""
     return dtype.newbyteorder("=")

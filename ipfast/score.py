@@ -25,6 +25,7 @@ from .arguments import (
 from .checks import check_no_overwriting, check_precision, fixed_width, positive_integer, usable_device
 from .curvature import Passes
 from .data import Source, check_output, open_source, same_data
+from .data.files import read_ids
 from .data.writers import FORMATS
 from .engines import ENGINES, TOKENS
 from .engines.autocast import without_autocast
@@ -121,7 +122,7 @@ def score(
             `params` as many as fit into memory.
         device: where scores are computed; default: where the model or the features are.
         progress: show a bar with rate and remaining time on runs over a second.
-        ids: [N] names of the samples, carried to the output.
+        ids: [N] names of the samples, carried to the output; also the path of an .npy file, or of a .txt file with one a line.
         out: .npy, .parquet or .csv path for the scores, or .safetensors for everything; appears only when complete.
         val_groups: [M] group of each validation sample, a number or a name: the samples of each group make a query.
         keep_members: keep the scores at each point as `Scores.members` [N, T], for their spread.
@@ -188,7 +189,7 @@ def score(
             )
         require_pairs(where, chosen, {**alone, "keep_members": keep_members, "impact": impact != "utility"}, params)
     output = None if out is None else check_output(where, "out", out, (".safetensors", *FORMATS))
-    check_no_overwriting(where, {"out": out}, {"model": model, "train": train, "val": val})
+    check_no_overwriting(where, {"out": out}, {"model": model, "train": train, "val": val, "ids": ids})
     target = usable_device(where, device)
     kernels = dispatch.select_backend(backend, device=target or _device_of(model, train)).name != "reference"
 
@@ -283,7 +284,7 @@ def _device_of(model: Any, train: Any) -> torch.device:
 def _names(where: str, ids: Any, source: Source) -> np.ndarray | None:
     if ids is None:
         return None
-    names = fixed_width(np.asarray(ids))
+    names = fixed_width(np.asarray(read_ids(where, "ids", ids) if isinstance(ids, (str, os.PathLike)) else ids))
     if names.ndim != 1 or names.dtype.kind not in "biufU" or (source.rows is not None and len(names) != source.rows):
         raise InputError(
             f"{where}: expected ids to be {source.rows if source.rows is not None else 'N'} numbers or strings, one a sample; "

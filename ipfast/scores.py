@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -198,6 +198,56 @@ class Scores:
             )
         return self.members.std(dim=1)
 
+    @classmethod
+    def concat(cls, parts: Iterable[Scores | str | os.PathLike[str]]) -> Scores:
+        """Scores of the parts of one data set, one after another: of shards that were scored by themselves.
+
+        Args:
+            parts: in the order of the data, each a Scores object or the path of what `save` wrote. Of the same method, queries
+                and layers, all or none with ids, members and parts by token. Sequences may be of other lengths in each.
+
+        Returns:
+            Scores of all N₁ + N₂ + … samples. Of the stats those that are equal in all parts, and "parts", their numbers of
+            samples.
+
+        Raises:
+            InputError: a part does not fit the first one, or an id is in two of them.
+
+        >>> one, two = (Scores(torch.tensor(values), "ip", "head", "cpp") for values in ([0.5, -1.0], [2.0]))
+        >>> Scores.concat([one, two]).values.tolist()
+        [0.5, -1.0, 2.0]
+        """
+        where = "Scores.concat"
+        found: dict[str, Scores] = {}
+        if isinstance(parts, (Scores, str, os.PathLike)):
+            raise InputTypeError(f"{where}: expected a list of parts; got one, a {type(parts).__name__}. Pass [one, other].")
+        for number, part in enumerate(parts):
+            if isinstance(part, (str, os.PathLike)):
+                found[f"part {number} ({os.fspath(part)})"] = cls.load(part)
+            elif isinstance(part, Scores):
+                found[f"part {number}"] = part
+            else:
+                raise InputTypeError(
+                    f"{where}: expected parts as Scores, or paths of saved ones; part {number} is a {type(part).__name__}."
+                )
+        if not found:
+            raise InputError(f"{where}: expected at least one part; got none.")
+        every = list(found.values())
+        check_alike(where, found)
+        arrays = {name: joined([getattr(part, name) for part in every]) for name in ("values", *BESIDE)}
+        first, *others = every
+        common = {k: v for k, v in first.stats.items() if all(k in each.stats and each.stats[k] == v for each in others)}
+        return cls(
+            method=first.method,
+            engine=", ".join(dict.fromkeys(part.engine for part in every)),
+            backend=", ".join(dict.fromkeys(part.backend for part in every)),
+            stats={**common, "parts": [len(part) for part in every]},
+            ids=joined_ids(where, {name: part.ids for name, part in found.items() if part.ids is not None}),
+            queries=first.queries,
+            layers=first.layers,
+            **arrays,
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to .safetensors (everything, for `load`), .parquet or .csv (id or index, score) or .npy (the scores alone).
 
@@ -251,8 +301,8 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
-        """Read what `save` wrote: everything from .safetensors; scores, their queries and ids from .csv and .parquet; scores
-        [N] from .npy. Scores of tokens come back from .safetensors alone."""
+        """Read what `save` wrote: everything from .safetensors; scores, their queries and ids from .csv and .parquet, whose
+        rows go by `index` where it holds 0..N−1; scores [N] from .npy. Scores of tokens come back from .safetensors alone."""
         where = "Scores.load"
         file = existing_file(where, "path", path)
         if file.suffix in FORMATS:
@@ -283,3 +333,69 @@ def check_columns(where: str, queries: Sequence[str]) -> None:
                 f"{where}: expected queries whose columns can be told apart; {longer!r} looks like a part of {name!r}. "
                 "Save as .safetensors, or rename one of them."
             )
+
+
+def check_alike(where: str, parts: Mapping[str, Scores]) -> None:
+    """Refuse parts, by name, that are not of one kind."""
+    (first, one), *others = parts.items()
+    for name, part in others:
+        for what, of in KINDS.items():
+            if of(part) != of(one):
+                raise InputError(
+                    f"{where}: expected parts of the same data set, scored alike; {what} of {first}: {of(one)}, of {name}: "
+                    f"{of(part)}. Score them with the same arguments."
+                )
+
+
+def _columns_of(array: Tensor | None) -> str:
+    """The shape of what belongs to a sample."""
+    return "none" if array is None else str(list(array.shape[1:]))
+
+
+def _presence(array: Any) -> str:
+    return "none" if array is None else "some"
+
+
+KINDS: dict[str, Callable[[Scores], str]] = {
+    # what parts have in common
+    "method": lambda scores: scores.method,
+    "tokens": lambda scores: _presence(scores.counted),
+    "queries": lambda scores: ", ".join(scores.queries or ()) or "none",
+    "columns": lambda scores: _columns_of(scores.values if scores.counted is None else None),
+    "members": lambda scores: _columns_of(scores.members),
+    "layers": lambda scores: f"{', '.join(scores.layers or ()) or 'none'} {_columns_of(scores.by_layer)}",
+    "parts by token": lambda scores: "none" if scores.by_token is None else f"each {list(scores.by_token.shape[2:])}",
+    "ids": lambda scores: _presence(scores.ids),
+}
+
+
+def joined(arrays: Sequence[Tensor | None]) -> Any:
+    """Arrays one after another, those of shorter sequences filled up with zeros; None of none."""
+    given = [array for array in arrays if array is not None]
+    if not given or given[0].dim() == 1:
+        return torch.cat(given) if given else None
+    columns = max(array.shape[1] for array in given)
+    missing = [array.new_zeros(len(array), columns - array.shape[1], *array.shape[2:]) for array in given]
+    return torch.cat([torch.cat(pair, dim=1) for pair in zip(given, missing, strict=True)])
+
+
+def joined_ids(where: str, ids: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Ids of parts, by name, one after another, as text where some of them are; one in two parts is refused."""
+    if not ids:
+        return None
+    text = any(part.dtype.kind not in "biuf" for part in ids.values())
+    seen: dict[str, str] = {}
+    for name, part in ids.items():
+        fresh = dict.fromkeys(as_text(part), name)
+        twice = next((each for each in fresh if each in seen), None)
+        if twice is not None:
+            raise InputError(
+                f"{where}: expected each id in one part; {twice!r} is in {seen[twice]} and in {name}. Is a part there twice?"
+            )
+        seen |= fresh
+    return np.concatenate([np.asarray(as_text(part)) if text else part for part in ids.values()])
+
+
+def as_text(ids: np.ndarray) -> list[str]:
+    """Ids as a table without types holds them."""
+    return list(map(str, ids.tolist()))

@@ -251,7 +251,7 @@ def test_curate_takes_one_query_or_combines_all(folder):
         (("both.safetensors", "--query", "f"), values[:, 1]),
         (("both.safetensors", "--query", "1"), values[:, 1]),
         (("both.safetensors", "--combine", "zsum"), ipfast.curate.combine(both, "zsum")),
-        (("u.npy", "both.safetensors", "--query", "f"), ipfast.curate.combine(both)),
+        (("u.npy", "both.safetensors", "--query", "f", "--combine", "rank"), ipfast.curate.combine(both)),
     ):
         done = run("curate", *given, "--drop", "9", "--out", "k.npy")
         assert done.exit_code == 0, done.output
@@ -356,9 +356,55 @@ def test_curate_by_class_and_of_several_objectives(folder):
         done = run("curate", "utility.npy", "fairness.npy", "--combine", how, "--drop", "0.2", "--out", "keep.npy")
         assert done.exit_code == 0, done.output
         assert np.load("keep.npy").tolist() == ipfast.curate.trim(ipfast.curate.combine([one, other], how), 0.2).tolist()
-    done = run("curate", "utility.npy", "fairness.npy", "--action", "reweight", "--clip", "2", "--out", "w.npy")
+    several = ("curate", "utility.npy", "fairness.npy", "--combine", "rank")
+    done = run(*several, "--action", "reweight", "--clip", "2", "--out", "w.npy")
     assert done.exit_code == 0, done.output
     assert np.load("w.npy").tolist() == ipfast.curate.reweight(ipfast.curate.combine([one, other]), clip=2.0).tolist()
+
+
+def test_curate_joins_shards(folder):
+    whole = truth()
+    for number, rows in enumerate((slice(None, 11), slice(11, 20), slice(20, None))):
+        problem = linear_problem()
+        np.savez(f"shard{number}.npz", features=problem.x.numpy()[rows], labels=problem.y.numpy()[rows])
+        np.save("ids.npy", np.arange(ROWS)[rows])
+        given = ("--train", f"shard{number}.npz", "--head", "head.safetensors", *VAL, "--ids", "ids.npy")
+        assert run("score", *given, "--out", f"s{number}.safetensors").exit_code == 0
+    shards = [f"s{number}.safetensors" for number in range(3)]
+    done = run("curate", *shards, "--concat", "--drop", "4", "--train", "data.npz", "--out", "k.npz")
+    assert done.exit_code == 0, done.output
+    assert np.load("k.npz")["index"].tolist() == ipfast.curate.trim(whole, 4).tolist()
+    done = run("curate", shards[0], shards[1], shards[0], "--concat", "--out", "k.npy")
+    assert (done.exit_code, "expected each file of scores once" in done.stderr) == (2, True)
+
+
+def test_queries_in_shards_are_joined_and_then_combined(folder):
+    parts = [ipfast.Scores(torch.randn(n, 2), "ip", "head", "cpp", queries=("u", "f")) for n in (5, 9)]
+    for number, each in enumerate(parts):
+        each.save(f"s{number}.parquet")
+    whole = ipfast.Scores.concat(parts)
+    for options, expected in (
+        (("--combine", "union"), ipfast.curate.combine(whole, "union")),
+        (("--query", "f"), whole.only("f")),
+    ):
+        done = run("curate", "s0.parquet", "s1.parquet", "--concat", *options, "--drop", "3", "--out", "k.npy")
+        assert done.exit_code == 0, done.output
+        assert np.load("k.npy").tolist() == ipfast.curate.trim(expected, 3).tolist()
+
+
+@pytest.mark.parametrize("form", ["npy", "txt", "numbers"])
+def test_score_takes_ids(form, folder):
+    names = [f"größe {i}" for i in range(ROWS)] if form != "numbers" else list(range(3, ROWS + 3))
+    file = folder / ("ids.npy" if form == "npy" else "ids.txt")
+    if form == "npy":
+        np.save(file, np.array(names))
+    else:
+        file.write_text("\n".join(map(str, names)) + "\n", encoding="utf-8")
+    done = run(*ONE, *VAL, "--ids", file, "--out", "s.safetensors")
+    assert done.exit_code == 0, done.output
+    assert ipfast.Scores.load("s.safetensors").ids.tolist() == names
+    problem = linear_problem()
+    assert ipfast.score(problem.model, problem.train, problem.val, ids=file).ids.tolist() == names
 
 
 def test_curate_one_of_several_queries(folder):
@@ -502,6 +548,17 @@ BAD = {
         "expected no --drop with reweight",
     ),
     "curate_one_objective": (("curate", "s.npy", "--out", "k.npy", "--combine", "zsum"), "expected several files of scores"),
+    "curate_several": (
+        ("curate", "s.npy", "three.npy", "--out", "k.npy"),
+        "expected --combine rank, union or zsum, if .* or --concat, if .* in this order; got 2 files and neither",
+    ),
+    "curate_unlike_shards": (
+        ("curate", "s.npy", "wide.csv", "--concat", "--out", "k.npy"),
+        r"Scores.concat: .*; queries of part 0 \(s.npy\): none, of part 1 \(wide.csv\): a, b",
+    ),
+    "ids_rows": ((*ONE, *VAL, "--ids", "three.npy"), f"expected ids to be {ROWS} numbers or strings, .*; got shape .3."),
+    "ids_missing": ((*ONE, *VAL, "--ids", "no.txt"), "expected ids to be a file; 'no.txt' does not exist"),
+    "ids_over": ((*ONE, *VAL, "--ids", "s.npy", "--out", "s.npy"), "expected --out to be another file than --ids"),
     "curate_twice": (("curate", "s.npy", "s.npy", "--out", "k.npy"), "expected each file of scores once"),
     "curate_query": (("curate", "s.npy", "--out", "k.npy", "--query", "cats"), "expected no query for scores of a single one"),
     "curate_report": (("curate", "s.npy", "--out", "k.npy", "--report", "r.txt"), "expected report to end in one of .json"),
@@ -514,6 +571,7 @@ BAD = {
 def test_bad_input_is_one_message_and_exit_code_2(case, folder):
     np.save("s.npy", np.arange(3.0))
     np.save("three.npy", [0, 1, 1])
+    (folder / "wide.csv").write_text("index,score a,score b\n0,1.0,2.0\n")
     before = sorted(folder.iterdir())
     arguments, message = BAD[case]
     done = run(*arguments)

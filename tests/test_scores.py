@@ -210,6 +210,105 @@ def test_only_one_of_several_queries():
         one.only(0)
 
 
+def part(rows, *, tokens=None, ids=None, **other):
+    """Scores of a shard, with everything beside that is asked for."""
+    draw = np.random.default_rng(rows + (tokens or 0))
+    number = lambda *shape: torch.from_numpy(draw.normal(size=shape))  # noqa: E731
+    if tokens is not None:
+        counted = torch.arange(tokens) < torch.randint(0, tokens + 1, (rows, 1))
+        other |= {"values": number(rows, tokens) * counted, "counted": counted}
+    given = {"values": number(rows), "method": "ip", "engine": "head", "backend": "cpp", "stats": {"M": 3, "rows": rows}}
+    return Scores(**{**given, "ids": None if ids is None else np.array(ids), **other})
+
+
+def test_shards_are_joined_in_order(tmp_path):
+    beside = [{"members": torch.randn(n, 4, 2), "by_layer": torch.randn(n, 3, 2), "values": torch.randn(n, 2)} for n in (2, 3)]
+    names = {"queries": ("a", "b"), "layers": ("x", "y", "z")}
+    one, two = (
+        part(2, ids=["i", "j"], **beside[0], **names),
+        part(3, ids=["k", "l", "m"], **beside[1], **names, backend="triton"),
+    )
+    one.save(tmp_path / "one.safetensors")
+    whole = Scores.concat([tmp_path / "one.safetensors", two])
+    for name in ("values", "members", "by_layer"):
+        assert getattr(whole, name).tolist() == getattr(one, name).tolist() + getattr(two, name).tolist()
+    assert whole.ids.tolist() == ["i", "j", "k", "l", "m"]
+    assert (whole.queries, whole.layers) == (("a", "b"), ("x", "y", "z"))
+    assert (whole.method, whole.engine, whole.backend) == ("ip", "head", "cpp, triton")
+    assert whole.stats == {"M": 3, "parts": [2, 3]}  # rows are not those of the whole
+    assert Scores.concat([one]).values.tolist() == one.values.tolist()
+
+
+def test_shards_of_shorter_sequences_are_filled_up():
+    one, two = part(2, tokens=3, by_token=torch.ones(2, 3, 3)), part(3, tokens=5, by_token=torch.ones(3, 5, 5))
+    with pytest.raises(ipfast.InputError, match=r"parts by token of part 0: each \[3\], of part 1: each \[5\]"):
+        Scores.concat([one, two])
+    one, two = part(2, tokens=3), part(3, tokens=5)
+    whole = Scores.concat([one, two])
+    assert whole.values[:2, :3].tolist() == one.values.tolist()
+    assert whole.values[2:].tolist() == two.values.tolist()
+    assert not whole.counted[:2, 3:].any()
+    assert not whole.values[:2, 3:].any()
+    for how in ("mean", "sum", "min"):
+        apart = [each.by_sequence(how).values.tolist() for each in (one, two)]
+        assert whole.by_sequence(how).values.tolist() == apart[0] + apart[1]
+    one, two = part(2, by_token=torch.ones(2, 5)), part(1, by_token=torch.ones(1, 2))
+    assert Scores.concat([one, two]).by_token.tolist() == [[1.0] * 5, [1.0] * 5, [1, 1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"method": "cg"}, "method of part 0: ip, of part 1: cg"),
+        ({"values": torch.zeros(3, 2)}, r"columns of part 0: \[\], of part 1: \[2\]"),
+        ({"values": torch.zeros(3, 1), "queries": ("a",)}, "queries of part 0: none, of part 1: a"),
+        ({"layers": ("a",), "by_layer": torch.zeros(3, 1)}, r"layers of part 0: none none, of part 1: a \[1\]"),
+        ({"members": torch.zeros(3, 4)}, r"members of part 0: none, of part 1: \[4\]"),
+        ({"tokens": 4}, "tokens of part 0: none, of part 1: some"),
+        ({"by_token": torch.zeros(3, 4)}, r"parts by token of part 0: none, of part 1: each \[\]"),
+        ({"ids": ["x", "y", "z"]}, "ids of part 0: none, of part 1: some"),
+    ],
+)
+def test_a_part_that_is_unlike_the_first_is_named(other, message):
+    with pytest.raises(ipfast.InputError, match=rf"Scores\.concat: expected parts of the same data set.*; {message}"):
+        Scores.concat([part(2), part(3, **other)])
+
+
+def test_what_are_no_parts():
+    with pytest.raises(ipfast.InputError, match="expected at least one part; got none"):
+        Scores.concat([])
+    for parts, got in ((part(2), "got one, a Scores"), ([part(2), np.zeros(3)], "part 1 is a ndarray")):
+        with pytest.raises(ipfast.InputTypeError, match=got):
+            Scores.concat(parts)
+    for again in (["c", "a"], [7, 2]):  # as text, as a table without types has them
+        with pytest.raises(ipfast.InputError, match=r"expected each id in one part; '(a|2)' is in part 0 and in part 1"):
+            Scores.concat([part(2, ids=["a", "2"]), part(2, ids=again)])
+    assert Scores.concat([part(2, ids=["a", "2"]), part(2, ids=[7, 10])]).ids.tolist() == ["a", "2", "7", "10"]
+    assert Scores.concat([part(2, ids=[1, 2]), part(2, ids=[7, 10])]).ids.tolist() == [1, 2, 7, 10]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.array([0.5, 1.0, 1e300]),
+        np.array([0.1, 2.0, 3.0], dtype=np.float32),
+        np.array([True, False, True]),
+        np.array([1, 2, 2**64 - 1], dtype=np.uint64),
+        np.array(["1.50", "2.5", "3.5"]),
+        np.array(["nan", "inf", "1.0"]),
+        np.array(["True", "False", "true"]),
+    ],
+    ids=["float", "float32", "bool", "uint64", "decimals", "not_finite", "words"],
+)
+def test_ids_of_every_kind_come_back_from_a_csv(ids, tmp_path):
+    before = scores([1, 2, 3], ids)
+    before.save(tmp_path / "s.csv")
+    after = Scores.load(tmp_path / "s.csv")
+    assert after.ids.tolist() == ids.tolist()
+    assert after.ids.dtype.kind == ids.dtype.kind
+    assert ipfast.curate.combine([before, after]).ids.tolist() == ids.tolist()
+
+
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):
     with pytest.raises(ipfast.MissingFileError, match=r"Scores\.load: expected path to be a file; .* does not exist"):
         Scores.load(tmp_path / "missing.npy")

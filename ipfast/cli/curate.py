@@ -57,8 +57,11 @@ def curate(
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Of reweight: the largest weight, where the mean is 1.")] = None,
     combine: Annotated[
-        str | None, typer.Option(help="Of several files, or the queries of one: rank (the default), union or zsum.")
+        str | None, typer.Option(help="Of several files, or the queries of one, as objectives: rank, union or zsum.")
     ] = None,
+    concat: Annotated[
+        bool, typer.Option("--concat", help="Several files are the shards of one data set, in this order.")
+    ] = False,
     query: Annotated[str | None, typer.Option(help="Name or number of one, of scores of several queries.")] = None,
     groups: Annotated[Path | None, typer.Option(help=".npy [N], to report on another attribute too.")] = None,
     report: Annotated[Path | None, typer.Option(help="Where to write what changed, .json.")] = None,
@@ -79,7 +82,7 @@ def curate(
     rule = how if action == "relabel" else action
     relabelling.check(rule, has_features=has_data)
     ipfast.curate.Curated.check_save(action, out, data, report=report)
-    found = _objectives(scores, combine, query)
+    found = _objectives(scores, combine, concat, query)
     made = ipfast.curate.apply(
         found,
         action,
@@ -116,15 +119,23 @@ def _if_classes(path: Path | None) -> Any:
     return labels if is_one and not (is_float and bool((labels != labels.round()).any())) else None
 
 
-def _objectives(paths: list[Path], combine: str | None, query: str | None) -> ipfast.Scores:
-    """Scores [N] from a file, or combined from several, or from the queries of one."""
+def _objectives(paths: list[Path], combine: str | None, concat: bool, query: str | None) -> ipfast.Scores:
+    """Scores [N] from a file, or combined from several, or from the queries of one, which may be in shards."""
     names = [path.stem for path in paths]
     keys = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    found = {key: ipfast.Scores.load(path) for key, path in zip(keys, paths, strict=True)}
-    if len(found) < len(paths):
+    if len({path.resolve() for path in paths}) < len(paths):
         raise ipfast.InputError("curate: expected each file of scores once; got one of them twice.")
+    if len(paths) > 1 and combine is None and not concat:
+        raise ipfast.InputError(
+            "curate: expected --combine rank, union or zsum, if the files are objectives of the same samples, or --concat, if "
+            f"they are shards of one data set in this order; got {len(paths)} files and neither."
+        )
+    if concat:
+        found = {"scores": ipfast.Scores.concat(paths)}
+    else:
+        found = {key: ipfast.Scores.load(path) for key, path in zip(keys, paths, strict=True)}
     of_several = [key for key, scores in found.items() if scores.values.dim() == 2 and scores.counted is None]
-    if combine is not None and len(paths) == 1 and (not of_several or query is not None):
+    if combine is not None and len(found) == 1 and (not of_several or query is not None):
         raise ipfast.InputError(
             "curate: expected several files of scores, or one of several queries, with --combine; got one. Leave it out."
         )

@@ -43,6 +43,9 @@ def score(
     backend: Annotated[str, typer.Option(help="auto, reference, cpp or triton.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="bf16: rounded products, float32 sums; default: exact.")] = None,
     device: options.Device = None,
+    ids: Annotated[
+        Path | None, typer.Option(help=".npy [N], or .txt with one a line: names of the samples, for the output.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help=".npy, .parquet, .csv, or .safetensors for everything.")] = None,
     tokens: options.Tokens = "mean",
     rows: Annotated[int, typer.Option(min=0, help="How many of the lowest scores to print.")] = 10,
@@ -71,6 +74,7 @@ def score(
         precision=precision,
         device=device,
         progress=progress,
+        ids=ids,
         out=out,
     )
     _summary(result, rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..combine import combined, doubled_ranks
 from ..errors import InputError
 from ..registry import check_choice
-from ..scores import Scores
+from ..scores import Scores, as_text
 from .inputs import as_scores
 
 HOW = ("rank", "union", "zsum")
@@ -28,7 +28,7 @@ def combine(objectives: Any, how: str = "rank") -> Scores:
 
     Args:
         objectives: a mapping from names, or a list, of what `trim` takes as scores [N]; or scores [N, Q] of Q queries: a Scores
-            object, an array, or the path of a file of scores.
+            object, an array, a DataFrame, or the path of a file of scores.
         how: as above.
 
     Returns:
@@ -55,7 +55,7 @@ def combine(objectives: Any, how: str = "rank") -> Scores:
                 f"{where}: expected objectives of the same samples; {names[0]!r} has {len(first)} and {name!r} "
                 f"has {len(scores)}."
             )
-        if scores.ids is not None and ids is not None and not np.array_equal(scores.ids, ids):
+        if scores.ids is not None and ids is not None and as_text(scores.ids) != as_text(ids):
             raise InputError(f"{where}: expected objectives of the same samples; {with_ids!r} and {name!r} have other ids.")
     every = torch.stack([scores.of().double() for scores in parts.values()], dim=1)
     if how == "union":

@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import as_tensor, fixed_width
-from ..data.files import read_named, read_npy
+from ..checks import as_tensor, fixed_width, missing_row
+from ..data.files import read_named, read_npy, scores_in
 from ..data.frames import array_of
 from ..errors import InputError, InputTypeError
 from ..scores import Scores
 
 
 def as_scores(where: str, scores: Any, argument: str = "scores", *, query: int | str | None = None) -> Scores:
-    """Scores [N], or [N, Q] of several queries of which none is chosen, without NaN: from a Scores object, an array, or a file
-    that Scores.save wrote."""
+    """Scores [N], or [N, Q] of several queries of which none is chosen, without NaN: from a Scores object, an array, a table,
+    or a file that Scores.save wrote."""
     if isinstance(scores, (str, os.PathLike)):
         scores = Scores.load(scores)
+    if hasattr(scores, "columns") and hasattr(scores, "to_numpy"):
+        scores = _of_table(where, argument, scores)
     if not isinstance(scores, Scores):
         scores = Scores(
             read_numbers(where, argument, scores, "a Scores object, numbers [N], or the path of a file of scores").to(
@@ -44,8 +46,33 @@ def as_scores(where: str, scores: Any, argument: str = "scores", *, query: int |
     return scores
 
 
+def _of_table(where: str, argument: str, frame: Any) -> Scores:
+    """Scores of a DataFrame as of the file it was read from; without columns of that name every column is a query, but for
+    `index` and `id`."""
+    names = list(map(str, frame.columns))
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where}: expected {argument} to be a table with columns of different names; got {twice!r} twice.")
+    table = {name: frame[column].to_numpy() for name, column in zip(names, frame.columns, strict=True)}
+    if "score" not in table and not any(name.startswith("score ") for name in names):
+        plain = [name for name in names if name not in ("index", "id")]
+        if len(plain) == 1:
+            table["score"] = table.pop(plain[0])
+        else:
+            table = {name if name in ("index", "id") else f"score {name}": column for name, column in table.items()}
+    try:
+        values, queries, ids = scores_in(table)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputTypeError(
+            f"{where}: expected {argument} to be a table with a column 'score' of numbers, 'score NAME' of each query, or one "
+            f"of numbers for each; got columns {', '.join(map(repr, names)) or 'none'} ({type(error).__name__}: {error})."
+        ) from error
+    return Scores(as_tensor(values), "unknown", "unknown", "unknown", {}, ids, queries=queries)
+
+
 def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Tensor, list[str]]:
     """(class of each sample [N], 0..K−1 in sorted order of the values, their names), of numbers or strings."""
+    given = values
     values = _array(where, argument, values)
     if isinstance(values, Tensor):
         # NumPy has no bfloat16, whose numbers float64 holds as they are.
@@ -57,6 +84,8 @@ def class_numbers(where: str, argument: str, values: Any, rows: int) -> tuple[Te
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     array = fixed_width(array)
+    if array.dtype.kind in "OTU" and (row := missing_row(given)) is not None:  # of a list NumPy makes the word "nan"
+        raise InputError(f"{where}: expected {argument} of every sample; got a missing value at row {row}. Fill it in first.")
     if array.dtype.kind not in "iufU" or array.shape != (rows,):
         got = f"{array.dtype} {list(array.shape)}" if array.ndim else type(values).__name__
         raise InputError(

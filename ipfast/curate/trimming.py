@@ -15,7 +15,9 @@ def trim(scores: Any, amount: float, *, within: Any = None, query: int | str | N
     """Indices of the samples to keep when the lowest scores are dropped.
 
     Args:
-        scores: of N samples: a Scores object, an array [N], or the path of a file of scores.
+        scores: of N samples: a Scores object, an array [N], the path of a file of scores, or a DataFrame of such a file: its
+            columns `score`, or `score NAME` of each query, in the order of `index` if that is 0..N−1 and with the names in
+            `id`; without columns of that name every other one is a query.
         amount: a share in (0, 1), of which floor(share·N) samples are dropped, or an int count.
         within: [N] classes (numbers or strings), of which each loses the same share, where the lowest scores of all would fall
             almost all into one class; the number of dropped samples stays the same.

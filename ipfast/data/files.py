@@ -138,8 +138,8 @@ def read_scores(
 ) -> tuple[np.ndarray, tuple[str, ...] | None, np.ndarray | None]:
     """(scores [N] or [N, Q], the names of the queries or None, ids or None) of a .csv, .parquet or .npy file.
 
-    Tables hold `score`, or `score NAME` of each query; columns of layers beside them, `score, LAYER`, are parts of these. .npy
-    files hold [N].
+    Tables hold `score`, or `score NAME` of each query; columns of layers beside them, `score, LAYER`, are parts of these. Where
+    `index` holds 0..N−1, the rows are put into that order. .npy files hold [N].
     """
     file = existing_file(where, argument, path)
     queries = ids = None
@@ -148,16 +148,12 @@ def read_scores(
     else:
         try:
             table = _read_csv(file) if file.suffix == ".csv" else _read_parquet(where, file)
-            queries = None if "score" in table else _queries_of(table)
-            names = ["score"] if queries is None else [f"score {name}" for name in queries]
-            columns = [np.asarray(table[name], dtype=np.float64) for name in names]
+            values, queries, ids = scores_in(table)
         except (KeyError, ValueError, OSError, csv.Error) as error:
             raise InputError(
                 f"{where}: expected {argument} to be a table with a numeric column 'score', or 'score NAME' of each query; "
                 f"{str(file)!r} cannot be read ({type(error).__name__}: {error})."
             ) from error
-        values = columns[0] if queries is None else np.stack(columns, axis=1)
-        ids = _ids(table["id"]) if "id" in table else None
     if values.ndim != (1 if queries is None else 2) or values.dtype.kind != "f":
         several = " Of queries or tokens, which .npy does not tell apart, load .safetensors." if values.ndim == 2 else ""
         raise InputError(
@@ -167,14 +163,59 @@ def read_scores(
     return values, queries, ids
 
 
-def _ids(column: Any) -> np.ndarray:
-    """Whole numbers where all are written as such, else as they are."""
-    found = np.asarray(column)
+def scores_in(table: Mapping[str, Any]) -> tuple[np.ndarray, tuple[str, ...] | None, np.ndarray | None]:
+    """(scores [N] or [N, Q] in float64, the names of the queries or None, ids or None) of the columns of a table of scores.
+
+    Raises:
+        KeyError, TypeError, ValueError: there is no such column, or it is not of numbers.
+    """
+    queries = None if "score" in table else _queries_of(table)
+    names = ["score"] if queries is None else [f"score {name}" for name in queries]
+    columns = [np.asarray(table[name], dtype=np.float64) for name in names]
+    values = columns[0] if queries is None else np.stack(columns, axis=1)
+    ids = _ids(table["id"]) if "id" in table else None
+    order = _order(table["index"], len(values)) if "index" in table else None
+    if order is None:
+        return values, queries, ids
+    return values[order], queries, None if ids is None else ids[order]
+
+
+def _order(column: Any, rows: int) -> np.ndarray | None:
+    """The rows of 0..N−1 in a column that holds these in another order, as after sorting by score; None: there is no such."""
+    found = _ids(column)
+    if found.dtype.kind not in "iu" or found.shape != (rows,):
+        return None
+    order = np.argsort(found, kind="stable")
+    whole = np.arange(rows)
+    return order if np.array_equal(found[order], whole) and not np.array_equal(order, whole) else None
+
+
+def read_ids(where: str, argument: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """Ids [N] of an .npy file, or of a .txt file with one a line, numbers where all are."""
+    if Path(path).suffix != ".txt":
+        return read_npy(where, argument, path)
+    file = existing_file(where, argument, path)
     try:
-        numbers = found.astype(np.int64)
-    except (TypeError, ValueError, OverflowError):
+        return _ids(file.read_text(encoding="utf-8").splitlines())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{where}: expected {argument} to be text; {str(file)!r} cannot be read ({error}).") from error
+
+
+def _ids(column: Any) -> np.ndarray:
+    """Numbers, or True and False, where all are written as NumPy writes such, else as they are."""
+    found = np.asarray(column)
+    if found.dtype.kind != "U":
         return found
-    return numbers if found.dtype.kind == "U" and bool((numbers.astype(found.dtype) == found).all()) else found
+    if found.size and bool(np.isin(found, ("True", "False")).all()):
+        return np.asarray(found == "True")
+    for kind in (np.int64, np.uint64, np.float64):
+        try:
+            numbers = found.astype(kind)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if np.isfinite(numbers).all() and list(map(str, numbers.tolist())) == found.tolist():
+            return numbers
+    return found
 
 
 def _queries_of(table: Mapping[str, Any]) -> tuple[str, ...] | None:

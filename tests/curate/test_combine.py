@@ -1,6 +1,7 @@
 """Combine: one order from several objectives."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -89,6 +90,79 @@ def test_objectives_may_be_queries_files_and_names(tmp_path):
         assert torch.equal(got.values, expected.values)
         assert got.stats == expected.stats
     assert combine(several).method == "ip"
+
+
+def test_ids_are_compared_as_a_table_without_types_has_them(tmp_path):
+    """Names that look like numbers come back from a .csv as such."""
+    named = ipfast.Scores(torch.arange(3.0), "ip", "head", "cpp", ids=np.array(["7", "8", "9"]))
+    named.save(tmp_path / "s.csv")
+    assert combine([named, tmp_path / "s.csv"]).ids.tolist() == ["7", "8", "9"]
+
+
+TWO = np.array([[0.5, -1.0], [-2.0, 0.0], [1.0, 3.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize("ids", [None, np.array(["i", "j", "k", "l"])], ids=["index", "ids"])
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_table_is_taken_as_the_file_it_was_read_from(ending, ids, tmp_path):
+    made = ipfast.Scores(torch.from_numpy(TWO), "ip", "head", "cpp", ids=ids, queries=("u", "f"))
+    made.save(tmp_path / f"two{ending}")
+    made.only("u").save(tmp_path / f"one{ending}")
+    read = pandas.read_csv if ending == ".csv" else pandas.read_parquet
+    for how in ("rank", "union", "zsum"):
+        found = combine(read(tmp_path / f"two{ending}"), how)
+        assert found.values.tolist() == combine(made, how).values.tolist()
+        assert (found.ids is None) == (ids is None)
+        assert ids is None or found.ids.tolist() == ids.tolist()
+    assert trim(read(tmp_path / f"one{ending}"), 1).tolist() == [0, 2, 3]
+    assert trim(read(tmp_path / f"two{ending}"), 1, query="f").tolist() == [1, 2, 3]
+    by_name = {"u": read(tmp_path / f"one{ending}"), "f": TWO[:, 1]}
+    assert combine(by_name).values.tolist() == combine(made).values.tolist()
+
+
+@pytest.mark.parametrize("columns", [["score"], ["score u", "score f"], ["u", "f"]], ids=len)
+def test_a_table_in_another_order_goes_by_its_index(columns, tmp_path):
+    table = pandas.DataFrame(TWO[:, : len(columns)], columns=columns)
+    table.insert(0, "index", np.arange(4))
+    moved = table.sort_values(columns[0])
+    kept = [1, 2, 3] if len(columns) == 2 else [0, 2, 3]
+    query = "f" if len(columns) == 2 else None
+    assert trim(moved, 1, query=query).tolist() == trim(table, 1, query=query).tolist() == kept
+    if columns[0].startswith("score"):
+        moved.to_csv(tmp_path / "s.csv", index=False)
+        assert trim(tmp_path / "s.csv", 1, query=query).tolist() == kept
+    part = table.iloc[[3, 1, 2]]  # no order of the whole
+    assert trim(part, 2, query=0 if query else None).tolist() == [2]
+
+
+def test_the_columns_of_another_table_are_queries():
+    table = pandas.DataFrame(TWO, columns=["u", 3])
+    table["id"] = list("ijkl")
+    found = combine(table)
+    assert found.values.tolist() == combine(TWO).values.tolist()
+    assert (found.stats["objectives"], found.ids.tolist()) == (["u", "3"], list("ijkl"))
+    assert trim(table, 1, query="3").tolist() == [1, 2, 3]
+    assert trim(table[["u"]], 1).tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        (pandas.DataFrame({"score": ["high", "low"]}), ipfast.InputTypeError, "expected scores .* 'score' of numbers"),
+        (pandas.DataFrame({"id": [1, 2]}), ipfast.InputTypeError, "got columns 'id'"),
+        (pandas.DataFrame(), ipfast.InputTypeError, "got columns none"),
+        (pandas.DataFrame([[1.0, 2.0]], columns=["a", "a"]), ipfast.InputError, "columns of different names; got 'a' twice"),
+        (pandas.DataFrame({"score": [1.0, np.nan]}), ipfast.InputError, "expected finite scores; row 1 has nan"),
+        (
+            pandas.DataFrame({"score": pandas.array([1.0, None], "Float64")}),
+            (ipfast.InputError, ipfast.InputTypeError),
+            "scores",
+        ),
+    ],
+)
+def test_tables_that_are_no_scores(table, error, message):
+    with pytest.raises(error, match=f"trim: .*{message}"):
+        trim(table, 1)
 
 
 def test_ids_are_carried():

@@ -116,7 +116,15 @@ def test_the_largest_remainders_are_rounded_up_and_ties_go_to_the_first_class():
         ([0, 1], r"expected within to be 4 numbers or strings, .*; got int64 \[2\]"),
         ([[0, 1]] * 4, r"expected within to be 4 numbers .*; got int64 \[4, 2\]"),
         ([0.0, np.nan, 1.0, 1.0], "expected finite within; got nan at row 1"),
-        ([None] * 4, "expected within to be 4 numbers or strings"),
+        ([None] * 4, "expected within of every sample; got a missing value at row 0"),
+        (["a", "b", None, None], "expected within of every sample; got a missing value at row 2"),
+        (["a", float("nan"), "b", "b"], "expected within of every sample; got a missing value at row 1"),
+        (pandas.Series(["a", "b", "b", pandas.NA]), "expected within of every sample; got a missing value at row 3"),
+        (
+            pandas.Series(["a", None, "b", "b"], dtype="category"),
+            "expected within of every sample; got a missing value at row 1",
+        ),
+        ([object()] * 4, "expected within to be 4 numbers or strings"),
     ],
 )
 def test_classes_of_other_samples_are_refused(within, message):

@@ -425,7 +425,13 @@ def test_a_class_is_no_impact():
         (lambda: DemographicParity({}), ipfast.InputError, "expected groups of at least one validation set"),
         (lambda: DemographicParity([[0, 1]]), ipfast.InputError, r"expected groups of shape \[M\].*; got \[1, 2\]"),
         (lambda: DemographicParity([0.0, np.nan]), ipfast.InputError, "expected finite groups; got nan at row 1"),
-        (lambda: DemographicParity([None, {}]), ipfast.InputTypeError, "expected groups to be numbers or strings"),
+        (
+            lambda: DemographicParity(["a", None, "b"]),
+            ipfast.InputError,
+            "expected groups of every sample of val; got a missing value at row 1",
+        ),
+        (lambda: DemographicParity(["a", "b", float("nan")]), ipfast.InputError, "got a missing value at row 2"),
+        (lambda: DemographicParity([{}, {}]), ipfast.InputTypeError, "expected groups to be numbers or strings"),
         (
             lambda: DemographicParity([0, 1], signed="yes"),
             ipfast.InputTypeError,
