@@ -271,7 +271,7 @@ def _random(source: Source, control: Control) -> Tensor:
 
 def _device_of(model: Any, train: Any) -> torch.device:
     """Where scores will be computed, as far as it can be told before the data is read."""
-    parameters = getattr(model, "parameters", None)
+    parameters = None if isinstance(model, type) else getattr(model, "parameters", None)
     if callable(parameters):
         device = next((p.device for p in parameters() if isinstance(p, Tensor)), torch.device("cpu"))
         if device.type != "cpu":

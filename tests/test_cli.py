@@ -696,3 +696,14 @@ def test_tokens_of_which_none_counts(tmp_path, monkeypatch):
     done = run(*ONE, *VAL, "--tokens", "each")
     assert done.exit_code == 0, done.output
     assert "No token counts" in done.output
+
+
+@pytest.mark.parametrize("command", ["score", "query"])
+def test_help_names_every_method_that_files_can_tell(command):
+    """All but those whose points are a training run's, which need Python; a query is of methods with val."""
+    told = re.findall(r"\w+", flat(run(command, "--help").output).split("--method ")[1].split("[default: ip]")[0])
+    for name in ipfast.methods.METHODS:
+        method = ipfast.methods.METHODS.get("test", name)
+        by_files = name not in ("tracin", "gex", "tda")
+        wanted = by_files and (command == "score" or (method.needs_val and not isinstance(method, ipfast.methods.Control)))
+        assert (name in told) == wanted, name

@@ -26,7 +26,7 @@ def query(
     train: options.Train = None,
     method: Annotated[
         str,
-        typer.Option(help="ip or ip_ensemble; with the training data: exact, lissa, cg, datainf or ekfac."),
+        typer.Option(help="ip or ip_ensemble; with the training data: exact, lissa, cg, arnoldi, datainf or ekfac."),
     ] = "ip",
     method_option: options.MethodOption = None,
     loss: options.Loss = "auto",

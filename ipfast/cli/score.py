@@ -30,7 +30,8 @@ def score(
     method: Annotated[
         str,
         typer.Option(
-            help="ip, ip_ensemble, self_tracin, exact, lissa, cg, datainf, ekfac, self_ekfac, or a control: loss, random."
+            help="ip, ip_ensemble, self_tracin, exact, lissa, cg, arnoldi, datainf, ekfac, self_lissa, self_ekfac, or a "
+            "control: loss, random."
         ),
     ] = "ip",
     method_option: options.MethodOption = None,

@@ -125,3 +125,9 @@ def test_a_part_of_a_method_is_no_method(method, words):
     linear, x = torch.nn.Linear(2, 2), torch.zeros(3, 2)
     with pytest.raises(ipfast.InputTypeError, match=words):
         ipfast.score(linear, (x, torch.zeros(3, dtype=torch.long)), (x, torch.zeros(3, dtype=torch.long)), method=method)
+
+
+def test_a_class_is_no_model():
+    x, y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ipfast.InputTypeError, match=r"expected model to be an nn\.Module"):
+        ipfast.score(torch.nn.Linear, (x, y), (x, y))
