@@ -16,7 +16,9 @@ def fingerprint(values: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, value in sorted(values.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        # A copy, since a single number may have any stride and count as contiguous.
+        flat = value.detach().to("cpu").clone(memory_format=torch.contiguous_format).view(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from problems import linear_problem
+from sklearn.linear_model import LogisticRegression
 from tolerances import SOLVE_RELATIVE, assert_relative_to_largest
 from torch import Tensor, nn
 
@@ -253,3 +254,14 @@ def test_a_fit_shows_progress(capsys, monkeypatch):
     assert "ekfac covariances" in shown
     assert "ekfac second moments" in shown
     assert "40.0/40.0" in capsys.readouterr().err or "ekfac" in shown[0]
+
+
+def test_the_factors_of_a_head_of_one_output_are_kept():
+    """Whose bias is a single number, of any stride."""
+    x = torch.randn(30, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long().numpy()
+    model = LogisticRegression().fit(x.numpy(), y)
+    fitted = ipfast.fit(model, (x.numpy(), y), method="exact", progress=False)
+    data = (x.numpy(), y), (x[:9].numpy(), y[:9])
+    got, expected = (ipfast.score(model, *data, method=method, progress=False).values for method in (fitted, "exact"))
+    assert torch.equal(got, expected)
