@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -112,10 +112,10 @@ def network_key(network: Network) -> str:
     return fingerprint(network.every(), {})
 
 
-def _check_known(where: str, query: Query, key: str) -> None:
-    """Refuse a model with other parameters, unless all points bring their own."""
+def _check_known(where: str, query: Query, key: Callable[[], str]) -> None:
+    """Refuse a model with other parameters, unless all points bring their own; a fingerprint takes seconds of large models."""
     of_its_own = query.terms and all(term.point.state is not None for term in query.terms)
-    if query.model is not None and query.model != key and not of_its_own:
+    if query.model is not None and not of_its_own and query.model != key():
         raise InputError(
             f"{where}: expected the model that the query was made with; this one has the same shapes, and other parameters, of "
             "another training or another dtype. Make the query again with ipfast.query and this model."
@@ -130,7 +130,7 @@ def check_query_fits(where: str, query: Query, engine: HeadEngine) -> None:
                 f"{where}: expected a query for a head of weight {list(engine.last.weight.shape)}; this one was made for "
                 f"{list(term.gradient.shape[-2:])}. Make it again with ipfast.query and this model."
             )
-    _check_known(where, query, head_key(engine))
+    _check_known(where, query, lambda: head_key(engine))
 
 
 def check_query_fits_network(where: str, query: Query, network: Network) -> None:
@@ -144,7 +144,7 @@ def check_query_fits_network(where: str, query: Query, network: Network) -> None
                     f"{where}: expected the model that the query was made for, with {name!r} of shape "
                     f"{list(gradient.shape[1:])}; {got}. Make the query again with ipfast.query and this model."
                 )
-    _check_known(where, query, network_key(network))
+    _check_known(where, query, lambda: network_key(network))
 
 
 def trainable(engine: HeadEngine) -> Trainable:
