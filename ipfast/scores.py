@@ -18,6 +18,7 @@ from torch import Tensor
 from .checks import as_tensor, existing_file, positive_integer
 from .data.archives import opened_archive
 from .data.files import read_scores
+from .data.joining import joined, joined_ids
 from .data.writers import FORMATS, as_array, check_output, write_table, written_whole
 from .errors import InputError, InputTypeError
 from .registry import check_choice
@@ -367,35 +368,3 @@ KINDS: dict[str, Callable[[Scores], str]] = {
     "parts by token": lambda scores: "none" if scores.by_token is None else f"each {list(scores.by_token.shape[2:])}",
     "ids": lambda scores: _presence(scores.ids),
 }
-
-
-def joined(arrays: Sequence[Tensor | None]) -> Any:
-    """Arrays one after another, those of shorter sequences filled up with zeros; None of none."""
-    given = [array for array in arrays if array is not None]
-    if not given or given[0].dim() == 1:
-        return torch.cat(given) if given else None
-    columns = max(array.shape[1] for array in given)
-    missing = [array.new_zeros(len(array), columns - array.shape[1], *array.shape[2:]) for array in given]
-    return torch.cat([torch.cat(pair, dim=1) for pair in zip(given, missing, strict=True)])
-
-
-def joined_ids(where: str, ids: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Ids of parts, by name, one after another, as text where some of them are; one in two parts is refused."""
-    if not ids:
-        return None
-    text = any(part.dtype.kind not in "biuf" for part in ids.values())
-    seen: dict[str, str] = {}
-    for name, part in ids.items():
-        fresh = dict.fromkeys(as_text(part), name)
-        twice = next((each for each in fresh if each in seen), None)
-        if twice is not None:
-            raise InputError(
-                f"{where}: expected each id in one part; {twice!r} is in {seen[twice]} and in {name}. Is a part there twice?"
-            )
-        seen |= fresh
-    return np.concatenate([np.asarray(as_text(part)) if text else part for part in ids.values()])
-
-
-def as_text(ids: np.ndarray) -> list[str]:
-    """Ids as a table without types holds them."""
-    return list(map(str, ids.tolist()))

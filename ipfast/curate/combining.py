@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..combine import combined, doubled_ranks
+from ..data.joining import as_text
 from ..errors import InputError
 from ..registry import check_choice
-from ..scores import Scores, as_text
+from ..scores import Scores
 from .inputs import as_scores
 
 HOW = ("rank", "union", "zsum")
